@@ -1,0 +1,88 @@
+"""NVIDIA Triton's C API in Python: real servers inside the process, and memory placed where one wants it."""
+
+from ._library import Library, load
+from ._locate import Triton, find
+from ._types import (
+    DataType,
+    ErrorCode,
+    InstanceGroupKind,
+    LogFormat,
+    LogLevel,
+    MemoryType,
+    MetricKind,
+    ModelBatchFlag,
+    ModelControlMode,
+    ModelTxnPropertyFlag,
+    ParameterType,
+    RateLimitMode,
+    RequestFlag,
+    TraceActivity,
+    TraceLevel,
+)
+from .allocator import Allocation, AllocatorCounts, CallableAllocator, ResponseAllocator
+from .attributes import BufferAttributes
+from .dlpack import TensorView, from_dlpack
+from .execution import Execution, InferTimeout, Progress
+from .memory import Buffer
+from .message import Message
+from .metrics import Metric, MetricFamily
+from .options import DeviceLimit, Resource, ServerOptions
+from .parameter import Parameter
+from .place import CPU, PINNED, Place, gpu
+from .request import InferenceRequest
+from .response import InferenceResponse, Output
+from .server import IndexEntry, Server, StopTimeout
+from .trace import Activity, Trace, TracedTensor
+
+__all__ = [
+    "CPU",
+    "PINNED",
+    "Activity",
+    "Allocation",
+    "AllocatorCounts",
+    "Buffer",
+    "BufferAttributes",
+    "CallableAllocator",
+    "DataType",
+    "DeviceLimit",
+    "ErrorCode",
+    "Execution",
+    "IndexEntry",
+    "InferTimeout",
+    "InferenceRequest",
+    "InferenceResponse",
+    "InstanceGroupKind",
+    "Library",
+    "LogFormat",
+    "LogLevel",
+    "MemoryType",
+    "Message",
+    "Metric",
+    "MetricFamily",
+    "MetricKind",
+    "ModelBatchFlag",
+    "ModelControlMode",
+    "ModelTxnPropertyFlag",
+    "Output",
+    "Parameter",
+    "ParameterType",
+    "Place",
+    "Progress",
+    "RateLimitMode",
+    "RequestFlag",
+    "Resource",
+    "ResponseAllocator",
+    "Server",
+    "ServerOptions",
+    "StopTimeout",
+    "TensorView",
+    "Trace",
+    "TraceActivity",
+    "TraceLevel",
+    "TracedTensor",
+    "Triton",
+    "find",
+    "from_dlpack",
+    "gpu",
+    "load",
+]

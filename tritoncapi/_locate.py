@@ -1,0 +1,180 @@
+"""Which Triton: an explicit path, the environment, a container's, or the one in the ``nvidia-pytriton`` wheel."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import struct
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import LibraryError, NotATritonError
+
+ENVIRONMENT = "TRITONCAPI_TRITON"
+CONTAINER_ROOT = Path("/opt/tritonserver")
+LIBRARY = "libtritonserver.so"
+STUB = "triton_python_backend_stub"
+_MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64"}
+
+
+@dataclass(frozen=True)
+class Triton:
+    """One Triton on disk. ``root`` holds lib/, backends/, caches/; ``why`` says how it came to be chosen."""
+
+    library: Path
+    root: Path
+    source: str
+    why: str
+
+    @property
+    def backends(self) -> Path:
+        """The directory with one folder a backend."""
+        return self.root / "backends"
+
+    @property
+    def caches(self) -> Path:
+        """The directory with one folder a response cache."""
+        return self.root / "caches"
+
+    @property
+    def repoagents(self) -> Path:
+        """The directory with one folder a repository agent."""
+        return self.root / "repoagents"
+
+
+def find(path: str | os.PathLike[str] | None = None) -> Triton:
+    """The Triton to use: ``path``, else $TRITONCAPI_TRITON, else /opt/tritonserver, else the installed wheel.
+
+    A path is a library file or a root directory (with lib/libtritonserver.so). Raises NotATritonError when an explicit
+    path holds none, LibraryError when there is none at all.
+    """
+    if path is not None:
+        return _at(Path(path), "path", f"given as {path}")
+    from_environment = os.environ.get(ENVIRONMENT)
+    if from_environment:
+        return _at(Path(from_environment), "environment", f"${ENVIRONMENT} is {from_environment}")
+    if (CONTAINER_ROOT / "lib" / LIBRARY).exists():
+        return _at(CONTAINER_ROOT, "container", f"{CONTAINER_ROOT} is there")
+    for site in _sites():
+        return _from_wheel(site)
+    raise LibraryError(
+        f"no Triton found: give --triton PATH, set ${ENVIRONMENT}, run in a Triton container, "
+        "or pip install 'tritoncapi-harness[server]'"
+    )
+
+
+def _at(path: Path, source: str, why: str) -> Triton:
+    path = path.expanduser()
+    if not path.exists():
+        raise NotATritonError(f"{path} ({why}) does not exist")
+    if path.is_file():
+        check_elf(path)
+        folder = path.absolute().parent
+        root = folder.parent if folder.name in ("lib", "lib64") else folder
+        return Triton(path.absolute(), root, source, why)
+    for candidate in (path / "lib" / LIBRARY, path / "lib64" / LIBRARY, path / LIBRARY):
+        if candidate.exists():
+            check_elf(candidate)
+            root = path.parent if path.name in ("lib", "lib64") else path
+            return Triton(candidate.absolute(), root.absolute(), source, why)
+    raise NotATritonError(f"{path} ({why}) holds no Triton: there is no lib/{LIBRARY} in it")
+
+
+def check_elf(path: Path) -> None:
+    """Raises NotATritonError for a file that is no shared library of this machine's architecture."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(20)
+    except OSError as error:
+        raise NotATritonError(f"{path} cannot be read: {error.strerror}") from error
+    if len(header) < 20 or header[:4] != b"\x7fELF":
+        raise NotATritonError(f"{path} is no shared library (not an ELF file)")
+    order = "<" if header[5] == 1 else ">"
+    kind, machine = struct.unpack_from(order + "HH", header, 16)
+    name = _MACHINES.get(machine, f"machine {machine}")
+    if kind != 3:
+        raise NotATritonError(f"{path} is no shared library (ELF type {kind})")
+    if name != platform.machine():
+        raise NotATritonError(f"{path} is built for {name}, this machine is {platform.machine()}")
+
+
+def _sites() -> Iterator[Path]:
+    for entry in sys.path:
+        site = Path(entry or ".")
+        if any((site / "nvidia_pytriton.libs").glob("libtritonserver-*.so")):
+            yield site
+
+
+def _from_wheel(site: Path) -> Triton:
+    """Assembles a root as a container has it, out of links into the wheel, once for each wheel and interpreter."""
+    infos = sorted(site.glob("nvidia_pytriton-*.dist-info"))
+    version = infos[-1].name.removesuffix(".dist-info").split("-")[1] if infos else "unknown"
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    place = hashlib.sha256(str(site.resolve()).encode()).hexdigest()[:10]
+    base = cache_directory() / f"pytriton-{version}-py{python}-{place}"
+    root = base / "opt" / "tritonserver"
+    why = f"nothing else was given and the wheel nvidia-pytriton {version} is installed"
+    if not (root / "lib" / LIBRARY).exists():
+        _assemble(site, python, base)
+    return Triton(root / "lib" / LIBRARY, root, "wheel", why)
+
+
+def _assemble(site: Path, python: str, base: Path) -> None:
+    wheel = site.resolve() / "pytriton" / "tritonserver"
+    libraries = site.resolve() / "nvidia_pytriton.libs"
+    base.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=base.name + ".", dir=base.parent))
+    try:
+        root = fresh / "opt" / "tritonserver"
+        # The wheel's libraries look for their siblings four folders up, in nvidia_pytriton.libs: so it is there too.
+        (fresh / "nvidia_pytriton.libs").symlink_to(libraries)
+        _link_into(root / "lib", libraries.iterdir())
+        (root / "lib" / LIBRARY).symlink_to(next(libraries.glob("libtritonserver-*.so")))
+        for backend in (wheel / "backends").iterdir():
+            _link_into(root / "backends" / backend.name, (f for f in backend.iterdir() if f.is_file()))
+        stub = wheel / "python_backend_stubs" / python / STUB
+        if stub.exists():
+            (root / "backends" / "python" / STUB).symlink_to(stub)
+        for cache in (wheel / "caches").iterdir():
+            _link_into(root / "caches" / cache.name, cache.iterdir())
+        (root / "repoagents").mkdir()
+        _put_in_place(fresh, base)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _put_in_place(fresh: Path, base: Path) -> None:
+    """Renames, so that processes that assemble the same root at once see all of one or all of the other."""
+    if base.exists() and not (base / "opt" / "tritonserver" / "lib" / LIBRARY).exists():
+        shutil.rmtree(base, ignore_errors=True)  # its wheel was removed; the links lead nowhere
+    try:
+        fresh.rename(base)
+    except OSError:
+        if not (base / "opt" / "tritonserver" / "lib" / LIBRARY).exists():
+            raise
+
+
+def _link_into(folder: Path, files: Iterator[Path]) -> None:
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / file.name).symlink_to(file)
+
+
+def cache_directory() -> Path:
+    """$XDG_CACHE_HOME/tritoncapi or ~/.cache/tritoncapi, or one of this user's in the temporary directory."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(base).expanduser() / "tritoncapi"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except (OSError, RuntimeError):
+        pass
+    folder = Path(tempfile.gettempdir()) / f"tritoncapi-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder

@@ -1,0 +1,152 @@
+"""ctypes face of the native part: calls, response allocators. See native/*.c for what each function does."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from pathlib import Path
+from typing import Any
+
+from . import _types as T
+from .errors import LibraryError, MissingFunctionError
+
+_NAME = "libtritoncapi_native.so"
+
+
+class Event(ctypes.Structure):
+    """``struct tc_event``: one response callback. ``response`` is NULL for a final flag that came alone."""
+
+    response: Any
+    time_ns: int
+    flags: int
+    _fields_ = [("response", T.InferenceResponse_p), ("time_ns", c_int64), ("flags", c_uint32)]
+
+
+class State(ctypes.Structure):
+    """``struct tc_state``: what a call has seen so far. Times are ns of CLOCK_MONOTONIC, 0: not yet."""
+
+    responses: int
+    finals: int
+    releases: int
+    reschedules: int
+    waiting: int
+    done: int
+    start_ns: int
+    first_response_ns: int
+    final_ns: int
+    release_ns: int
+    _fields_ = [
+        *((name, c_uint32) for name in ("responses", "finals", "releases", "reschedules", "waiting", "done")),
+        *((name, c_int64) for name in ("start_ns", "first_response_ns", "final_ns", "release_ns")),
+    ]
+
+
+class Record(ctypes.Structure):
+    """``struct tc_record``: one allocation."""
+
+    tensor: bytes
+    buffer: int | None
+    sequence: int
+    byte_size: int
+    preferred_id: int
+    actual_id: int
+    allocated_ns: int
+    released_ns: int
+    preferred_type: int
+    actual_type: int
+    releases: int
+    mismatched: int
+    _fields_ = [
+        ("tensor", c_char_p),
+        ("buffer", c_void_p),
+        ("sequence", c_uint64),
+        ("byte_size", c_uint64),
+        ("preferred_id", c_int64),
+        ("actual_id", c_int64),
+        ("allocated_ns", c_int64),
+        ("released_ns", c_int64),
+        ("preferred_type", c_int32),
+        ("actual_type", c_int32),
+        ("releases", c_uint32),
+        ("mismatched", c_uint32),
+    ]
+
+
+class Counts(ctypes.Structure):
+    """``struct tc_counts``: totals of one allocator."""
+
+    starts: int
+    queries: int
+    attributes: int
+    allocations: int
+    failures: int
+    zero_sized: int
+    releases: int
+    double_releases: int
+    mismatched: int
+    free_failures: int
+    live: int
+    live_bytes: int
+    peak_bytes: int
+    _fields_ = [
+        (name, c_uint64)
+        for name in (
+            *("starts", "queries", "attributes", "allocations", "failures", "zero_sized", "releases"),
+            *("double_releases", "mismatched", "free_failures", "live", "live_bytes", "peak_bytes"),
+        )
+    ]
+
+
+class Native:
+    """The native library, bound to one loaded libtritonserver."""
+
+    def __init__(self, triton: ctypes.CDLL) -> None:
+        path = str(_path())
+        unlocked, locked = ctypes.CDLL(path), ctypes.PyDLL(path)
+
+        def bind(dll: ctypes.CDLL, name: str, restype: Any, *argtypes: Any) -> Any:
+            function = getattr(dll, "tc_" + name)
+            function.restype, function.argtypes = restype, argtypes
+            return function
+
+        bind_triton = bind(locked, "bind", c_char_p, c_void_p)
+        lacking = bind_triton(triton._handle)
+        if lacking:
+            raise MissingFunctionError(f"the library has no {lacking.decode()}: inference is impossible with it")
+
+        self.call_start = bind(
+            *(unlocked, "call_start", T.Error_p, T.Server_p, T.InferenceRequest_p, T.ResponseAllocator_p),
+            *(c_void_p, T.InferenceTrace_p, POINTER(c_uint64)),
+        )
+        self.call_wait = bind(unlocked, "call_wait", c_int, c_uint64, c_int64, c_int, POINTER(State))
+        self.call_take = bind(locked, "call_take", c_int, c_uint64, POINTER(Event))
+        self.call_close = bind(unlocked, "call_close", None, c_uint64)
+        self.notices_take = bind(unlocked, "notices_take", c_size_t, POINTER(c_uint64), c_size_t, c_int64)
+        self.call_notify = bind(locked, "call_notify", c_int, c_uint64)
+        self.calls_count = bind(locked, "calls_count", None, POINTER(c_uint64), POINTER(c_uint64))
+
+        self.allocator_new = bind(locked, "allocator_new", c_void_p, c_int, c_int)
+        self.allocator_rule = bind(
+            *(locked, "allocator_rule", c_int, c_void_p, c_char_p, c_int, c_int, c_int64, c_int, c_char_p)
+        )
+        self.allocator_counts = bind(locked, "allocator_counts", None, c_void_p, POINTER(Counts))
+        self.allocator_records = bind(
+            locked, "allocator_records", c_size_t, c_void_p, c_uint64, POINTER(Record), c_size_t
+        )
+        self.allocator_clear = bind(locked, "allocator_clear", None, c_void_p)
+        self.allocator_delete = bind(locked, "allocator_delete", c_uint64, c_void_p)
+        self.alloc_fn = T.AllocFn(("tc_allocator_alloc", unlocked))
+        self.release_fn = T.ReleaseFn(("tc_allocator_release", unlocked))
+        self.start_fn = T.StartFn(("tc_allocator_start", unlocked))
+        self.query_fn = T.QueryFn(("tc_allocator_query", unlocked))
+        self.attributes_fn = T.BufferAttributesFn(("tc_allocator_attributes", unlocked))
+
+
+def _path() -> Path:
+    import tritoncapi  # noqa: PLC0415 - an editable install spreads the package over two folders
+
+    for folder in tritoncapi.__path__:
+        path = Path(folder) / "native" / _NAME
+        if path.exists():
+            return path
+    raise LibraryError(f"{_NAME} is not beside the package: install it with pip, which builds it")

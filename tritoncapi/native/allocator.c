@@ -1,0 +1,331 @@
+/* Response allocators: where each output goes, decided by rules, without the interpreter lock.
+ *
+ * Every allocation gets a record: what Triton preferred, what it was given, and whether it came back. The record's
+ * address is the buffer's userp, so a release is matched with its allocation and a second one is noticed. */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gpu.h"
+#include "triton.h"
+
+enum { MODE_FIXED = 0, MODE_PREFERRED = 1, MODE_FAIL = 2 };
+
+struct rule {
+  char *tensor; /* NULL: the rule for all others */
+  int mode;
+  int memory_type;
+  int64_t memory_type_id;
+  int error_code;
+  char *message;
+  struct rule *next;
+};
+
+/* What Python reads, in one piece. */
+struct tc_record {
+  const char *tensor; /* owned by the record; valid until the record is cleared */
+  void *buffer;
+  uint64_t sequence;
+  uint64_t byte_size;
+  int64_t preferred_id, actual_id;
+  int64_t allocated_ns, released_ns; /* released_ns: 0 while Triton or the response holds it */
+  int32_t preferred_type, actual_type;
+  uint32_t releases;
+  uint32_t mismatched; /* a release named another buffer, size or place than the allocation */
+};
+
+struct record {
+  struct tc_record public;
+  struct tc_allocator *owner;
+  unsigned char ipc[64];
+  struct record *previous, *next;
+};
+
+struct tc_counts {
+  uint64_t starts, queries, attributes;
+  uint64_t allocations, failures, zero_sized;
+  uint64_t releases, double_releases, mismatched, free_failures;
+  uint64_t live, live_bytes, peak_bytes;
+};
+
+struct tc_allocator {
+  pthread_mutex_t lock;
+  struct rule *rules;
+  bool keep;  /* keep records of released buffers until they are cleared */
+  bool ipc;   /* hand out CUDA IPC handles for GPU buffers */
+  struct tc_counts counts;
+  struct record *first, *last;
+  char free_error[160];
+};
+
+struct tc_allocator *tc_allocator_new(int keep, int ipc) {
+  struct tc_allocator *allocator = calloc(1, sizeof *allocator);
+  if (!allocator) return NULL;
+  pthread_mutex_init(&allocator->lock, NULL);
+  allocator->keep = keep != 0;
+  allocator->ipc = ipc != 0;
+  return allocator;
+}
+
+/* Adds a rule, or replaces the one for the same tensor. Returns 0, or -1 without memory. */
+int tc_allocator_rule(
+    struct tc_allocator *allocator, const char *tensor, int mode, int memory_type, int64_t memory_type_id,
+    int error_code, const char *message) {
+  struct rule *fresh = calloc(1, sizeof *fresh);
+  if (!fresh) return -1;
+  fresh->tensor = tensor ? strdup(tensor) : NULL;
+  fresh->message = message ? strdup(message) : NULL;
+  fresh->mode = mode;
+  fresh->memory_type = memory_type;
+  fresh->memory_type_id = memory_type_id;
+  fresh->error_code = error_code;
+  pthread_mutex_lock(&allocator->lock);
+  /* New rules go first; an older one for the same tensor is then never reached. */
+  fresh->next = allocator->rules;
+  allocator->rules = fresh;
+  pthread_mutex_unlock(&allocator->lock);
+  return 0;
+}
+
+static const struct rule *rule_for(const struct tc_allocator *allocator, const char *tensor) {
+  const struct rule *fallback = NULL;
+  for (const struct rule *rule = allocator->rules; rule; rule = rule->next) {
+    if (rule->tensor && tensor && strcmp(rule->tensor, tensor) == 0) return rule;
+    if (!rule->tensor && !fallback) fallback = rule;
+  }
+  return fallback;
+}
+
+static const char *allocate(int memory_type, int64_t id, size_t byte_size, void **buffer) {
+  switch (memory_type) {
+    case TC_MEMORY_CPU:
+      return posix_memalign(buffer, 64, byte_size) ? "out of host memory" : NULL;
+    case TC_MEMORY_PINNED:
+      return tc_pinned_alloc(byte_size, buffer);
+    case TC_MEMORY_GPU:
+      return tc_gpu_alloc((int)id, byte_size, buffer);
+    default:
+      return "unknown memory type";
+  }
+}
+
+static const char *release(int memory_type, int64_t id, void *buffer) {
+  switch (memory_type) {
+    case TC_MEMORY_PINNED:
+      return tc_pinned_free(buffer);
+    case TC_MEMORY_GPU:
+      return tc_gpu_free((int)id, buffer);
+    default:
+      free(buffer);
+      return NULL;
+  }
+}
+
+static void unlink_record(struct tc_allocator *allocator, struct record *record) {
+  *(record->previous ? &record->previous->next : &allocator->first) = record->next;
+  *(record->next ? &record->next->previous : &allocator->last) = record->previous;
+}
+
+static void free_record(struct record *record) {
+  free((char *)record->public.tensor);
+  free(record);
+}
+
+static TRITONSERVER_Error *refuse(struct tc_allocator *allocator, int code, const char *tensor, const char *why) {
+  char text[400];
+  snprintf(text, sizeof text, "response allocator: output '%s': %s", tensor ? tensor : "", why);
+  pthread_mutex_lock(&allocator->lock);
+  allocator->counts.failures++;
+  pthread_mutex_unlock(&allocator->lock);
+  return tc_triton.ErrorNew(code, text);
+}
+
+TRITONSERVER_Error *tc_allocator_alloc(
+    TRITONSERVER_ResponseAllocator *handle, const char *tensor, size_t byte_size, int preferred_type,
+    int64_t preferred_id, void *userp, void **buffer, void **buffer_userp, int *actual_type, int64_t *actual_id) {
+  (void)handle;
+  struct tc_allocator *allocator = userp;
+  *buffer = NULL;
+  *buffer_userp = NULL;
+  pthread_mutex_lock(&allocator->lock);
+  const struct rule *found = rule_for(allocator, tensor);
+  const struct rule rule = found ? *found : (struct rule){.mode = MODE_PREFERRED};
+  pthread_mutex_unlock(&allocator->lock);
+  if (rule.mode == MODE_FAIL) return refuse(allocator, rule.error_code, tensor, rule.message ? rule.message : "failed");
+  bool preferred = rule.mode == MODE_PREFERRED;
+  int type = preferred ? preferred_type : rule.memory_type;
+  int64_t id = preferred ? preferred_id : rule.memory_type_id;
+
+  struct record *record = calloc(1, sizeof *record);
+  char *name = strdup(tensor ? tensor : "");
+  const char *error = record && name ? NULL : "out of host memory";
+  if (!error && byte_size) error = allocate(type, id, byte_size, buffer);
+  if (error) {
+    free(record);
+    free(name);
+    return refuse(allocator, TC_ERROR_UNAVAILABLE, tensor, error);
+  }
+  *actual_type = type;
+  *actual_id = id;
+  *buffer_userp = record;
+  record->owner = allocator;
+  record->public = (struct tc_record){
+      .tensor = name,
+      .buffer = *buffer,
+      .byte_size = byte_size,
+      .preferred_type = preferred_type,
+      .preferred_id = preferred_id,
+      .actual_type = type,
+      .actual_id = id,
+      .allocated_ns = tc_now(),
+  };
+
+  pthread_mutex_lock(&allocator->lock);
+  struct tc_counts *counts = &allocator->counts;
+  record->public.sequence = counts->allocations++;
+  counts->zero_sized += byte_size == 0;
+  counts->live++;
+  counts->live_bytes += byte_size;
+  if (counts->live_bytes > counts->peak_bytes) counts->peak_bytes = counts->live_bytes;
+  record->previous = allocator->last;
+  *(allocator->last ? &allocator->last->next : &allocator->first) = record;
+  allocator->last = record;
+  pthread_mutex_unlock(&allocator->lock);
+  return NULL;
+}
+
+TRITONSERVER_Error *tc_allocator_release(
+    TRITONSERVER_ResponseAllocator *handle, void *buffer, void *buffer_userp, size_t byte_size, int memory_type,
+    int64_t memory_type_id) {
+  (void)handle;
+  struct record *record = buffer_userp;
+  if (!record) return tc_triton.ErrorNew(TC_ERROR_INTERNAL, "response allocator: release without an allocation");
+  struct tc_allocator *allocator = record->owner;
+  struct tc_record *public = &record->public;
+  pthread_mutex_lock(&allocator->lock);
+  struct tc_counts *counts = &allocator->counts;
+  bool again = public->releases++ > 0;
+  if (public->buffer != buffer || public->byte_size != byte_size || public->actual_type != memory_type ||
+      public->actual_id != memory_type_id) {
+    public->mismatched++;
+    counts->mismatched++;
+  }
+  if (again) {
+    counts->double_releases++;
+    pthread_mutex_unlock(&allocator->lock);
+    return tc_triton.ErrorNew(TC_ERROR_INTERNAL, "response allocator: buffer released twice");
+  }
+  public->released_ns = tc_now();
+  counts->releases++;
+  counts->live--;
+  counts->live_bytes -= public->byte_size;
+  /* What was allocated is freed, whatever the release says it is. */
+  void *mine = public->buffer;
+  int type = public->actual_type;
+  int64_t id = public->actual_id;
+  bool forget = !allocator->keep;
+  if (forget) unlink_record(allocator, record);
+  pthread_mutex_unlock(&allocator->lock);
+  if (forget) free_record(record);
+  const char *error = mine ? release(type, id, mine) : NULL;
+  if (!error) return NULL;
+  pthread_mutex_lock(&allocator->lock);
+  counts->free_failures++;
+  snprintf(allocator->free_error, sizeof allocator->free_error, "%s", error);
+  pthread_mutex_unlock(&allocator->lock);
+  return tc_triton.ErrorNew(TC_ERROR_INTERNAL, error);
+}
+
+TRITONSERVER_Error *tc_allocator_start(TRITONSERVER_ResponseAllocator *handle, void *userp) {
+  (void)handle;
+  struct tc_allocator *allocator = userp;
+  pthread_mutex_lock(&allocator->lock);
+  allocator->counts.starts++;
+  pthread_mutex_unlock(&allocator->lock);
+  return NULL;
+}
+
+/* Tells a backend beforehand where an output will be. */
+TRITONSERVER_Error *tc_allocator_query(
+    TRITONSERVER_ResponseAllocator *handle, void *userp, const char *tensor, size_t *byte_size, int *memory_type,
+    int64_t *memory_type_id) {
+  (void)handle;
+  (void)byte_size;
+  struct tc_allocator *allocator = userp;
+  pthread_mutex_lock(&allocator->lock);
+  allocator->counts.queries++;
+  const struct rule *rule = rule_for(allocator, tensor);
+  if (rule && rule->mode == MODE_FIXED) {
+    *memory_type = rule->memory_type;
+    *memory_type_id = rule->memory_type_id;
+  }
+  pthread_mutex_unlock(&allocator->lock);
+  return NULL;
+}
+
+TRITONSERVER_Error *tc_allocator_attributes(
+    TRITONSERVER_ResponseAllocator *handle, const char *tensor, TRITONSERVER_BufferAttributes *attributes, void *userp,
+    void *buffer_userp) {
+  (void)handle;
+  (void)tensor;
+  struct tc_allocator *allocator = userp;
+  struct record *record = buffer_userp;
+  pthread_mutex_lock(&allocator->lock);
+  allocator->counts.attributes++;
+  bool wanted = allocator->ipc && record && record->public.actual_type == TC_MEMORY_GPU && record->public.buffer;
+  pthread_mutex_unlock(&allocator->lock);
+  if (!wanted) return NULL;
+  const char *error = tc_gpu_ipc_handle((int)record->public.actual_id, record->public.buffer, record->ipc);
+  if (error) return tc_triton.ErrorNew(TC_ERROR_UNAVAILABLE, error);
+  return tc_triton.BufferAttributesSetCudaIpcHandle(attributes, record->ipc);
+}
+
+void tc_allocator_counts(struct tc_allocator *allocator, struct tc_counts *counts) {
+  pthread_mutex_lock(&allocator->lock);
+  *counts = allocator->counts;
+  pthread_mutex_unlock(&allocator->lock);
+}
+
+/* Copies up to `limit` records, oldest first, from the one numbered `from` on. Returns how many. The tensor names stay
+ * valid while the records are kept. */
+size_t tc_allocator_records(struct tc_allocator *allocator, uint64_t from, struct tc_record *records, size_t limit) {
+  size_t count = 0;
+  pthread_mutex_lock(&allocator->lock);
+  for (struct record *record = allocator->first; record && count < limit; record = record->next)
+    if (record->public.sequence >= from) records[count++] = record->public;
+  pthread_mutex_unlock(&allocator->lock);
+  return count;
+}
+
+/* Forgets the records of buffers that came back. */
+void tc_allocator_clear(struct tc_allocator *allocator) {
+  pthread_mutex_lock(&allocator->lock);
+  for (struct record *record = allocator->first, *next; record; record = next) {
+    next = record->next;
+    if (!record->public.releases) continue;
+    unlink_record(allocator, record);
+    free_record(record);
+  }
+  pthread_mutex_unlock(&allocator->lock);
+}
+
+/* Frees the allocator. Returns the number of live buffers and does nothing while there are any. */
+uint64_t tc_allocator_delete(struct tc_allocator *allocator) {
+  pthread_mutex_lock(&allocator->lock);
+  uint64_t live = allocator->counts.live;
+  pthread_mutex_unlock(&allocator->lock);
+  if (live) return live;
+  tc_allocator_clear(allocator);
+  for (struct rule *rule = allocator->rules, *next; rule; rule = next) {
+    next = rule->next;
+    free(rule->tensor);
+    free(rule->message);
+    free(rule);
+  }
+  pthread_mutex_destroy(&allocator->lock);
+  free(allocator);
+  return 0;
+}

@@ -1,0 +1,39 @@
+/* Binds the function table to a loaded libtritonserver. */
+#define _GNU_SOURCE
+#include "triton.h"
+
+#include <dlfcn.h>
+#include <string.h>
+#include <time.h>
+
+struct tc_triton tc_triton;
+
+int64_t tc_now(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Returns NULL, or the name of the first function that the library lacks. */
+const char *tc_bind(void *library) {
+  static const struct {
+    const char *name;
+    size_t offset;
+  } rows[] = {
+#define ROW(function) {"TRITONSERVER_" #function, offsetof(struct tc_triton, function)}
+      ROW(ErrorNew),
+      ROW(InferenceRequestSetReleaseCallback),
+      ROW(InferenceRequestSetResponseCallback),
+      ROW(ServerInferAsync),
+      ROW(InferenceResponseDelete),
+      ROW(ErrorDelete),
+      ROW(BufferAttributesSetCudaIpcHandle),
+#undef ROW
+  };
+  for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    void *symbol = dlsym(library, rows[i].name);
+    if (!symbol) return rows[i].name;
+    memcpy((char *)&tc_triton + rows[i].offset, &symbol, sizeof symbol);
+  }
+  return NULL;
+}

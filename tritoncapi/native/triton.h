@@ -1,0 +1,41 @@
+/* The few declarations of tritonserver.h that the native part needs, and the table it calls Triton through. */
+#ifndef TRITONCAPI_TRITON_H
+#define TRITONCAPI_TRITON_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct TRITONSERVER_BufferAttributes TRITONSERVER_BufferAttributes;
+typedef struct TRITONSERVER_Error TRITONSERVER_Error;
+typedef struct TRITONSERVER_InferenceRequest TRITONSERVER_InferenceRequest;
+typedef struct TRITONSERVER_InferenceResponse TRITONSERVER_InferenceResponse;
+typedef struct TRITONSERVER_InferenceTrace TRITONSERVER_InferenceTrace;
+typedef struct TRITONSERVER_ResponseAllocator TRITONSERVER_ResponseAllocator;
+typedef struct TRITONSERVER_Server TRITONSERVER_Server;
+
+enum { TC_MEMORY_CPU = 0, TC_MEMORY_PINNED = 1, TC_MEMORY_GPU = 2 };
+enum { TC_ERROR_INTERNAL = 1, TC_ERROR_INVALID_ARG = 3, TC_ERROR_UNAVAILABLE = 4 };
+enum { TC_RELEASE_ALL = 1 };
+enum { TC_RESPONSE_FINAL = 1 };
+
+typedef void (*tc_release_fn)(TRITONSERVER_InferenceRequest *, const uint32_t, void *);
+typedef void (*tc_response_fn)(TRITONSERVER_InferenceResponse *, const uint32_t, void *);
+
+/* Found with dlsym in the library that Python loaded: this part is linked to no Triton, so it fits any. */
+struct tc_triton {
+  TRITONSERVER_Error *(*ErrorNew)(int code, const char *message);
+  TRITONSERVER_Error *(*InferenceRequestSetReleaseCallback)(TRITONSERVER_InferenceRequest *, tc_release_fn, void *);
+  TRITONSERVER_Error *(*InferenceRequestSetResponseCallback)(
+      TRITONSERVER_InferenceRequest *, TRITONSERVER_ResponseAllocator *, void *, tc_response_fn, void *);
+  TRITONSERVER_Error *(*ServerInferAsync)(
+      TRITONSERVER_Server *, TRITONSERVER_InferenceRequest *, TRITONSERVER_InferenceTrace *);
+  TRITONSERVER_Error *(*InferenceResponseDelete)(TRITONSERVER_InferenceResponse *);
+  void (*ErrorDelete)(TRITONSERVER_Error *);
+  TRITONSERVER_Error *(*BufferAttributesSetCudaIpcHandle)(TRITONSERVER_BufferAttributes *, void *);
+};
+extern struct tc_triton tc_triton;
+
+/* Nanoseconds of CLOCK_MONOTONIC: the clock of Triton's own time stamps and of Python's time.monotonic_ns(). */
+int64_t tc_now(void);
+
+#endif

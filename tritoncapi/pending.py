@@ -1,0 +1,114 @@
+"""Requests that nobody waits for in person: futures, asynchronous streams, requests closed in flight."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from .dispatcher import dispatcher
+from .errors import Error
+from .execution import Execution
+from .response import InferenceResponse
+
+if TYPE_CHECKING:
+    from .request import InferenceRequest
+    from .server import Server
+
+
+class InferFuture(Future[InferenceResponse]):
+    """The one response of a request. ``cancel()`` cancels the request too; a late answer is then thrown away."""
+
+    def __init__(self, request: InferenceRequest, execution: Execution) -> None:
+        super().__init__()
+        self._request = request
+        self._execution = execution
+        dispatcher(request._library).watch(execution, self._look, request._server)
+
+    def cancel(self) -> bool:
+        """Cancels the future and the request. False when it is already done."""
+        cancelled = super().cancel()
+        if cancelled and not self._request.closed:
+            self._request.cancel()
+        return cancelled
+
+    def _look(self) -> bool:
+        from .request import only_response  # noqa: PLC0415 - they need each other
+
+        if not self._execution.done:
+            return False
+        try:
+            response = only_response(self._execution)
+        except Error as error:
+            with suppress(InvalidStateError):  # it was cancelled meanwhile
+                self.set_exception(error)
+            return True
+        try:
+            self.set_result(response)
+        except InvalidStateError:
+            response.close()
+        return True
+
+
+async def stream_async(request: InferenceRequest, execution: Execution) -> AsyncIterator[InferenceResponse]:
+    """The responses of a submitted request as they come; see ``InferenceRequest.stream_async``."""
+    from .request import checked  # noqa: PLC0415
+
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[InferenceResponse | None] = asyncio.Queue()
+    listening = True
+
+    def deliver(response: InferenceResponse | None) -> None:
+        if listening:
+            queue.put_nowait(response)
+        elif response is not None:
+            response.close()
+
+    def look() -> bool:
+        done = execution.done  # before polling: what comes in between has a notice of its own
+        while (response := execution.poll()) is not None:
+            try:
+                loop.call_soon_threadsafe(deliver, response)
+            except RuntimeError:  # the loop is closed
+                response.close()
+        if done:
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(deliver, None)
+        return done
+
+    dispatcher(request._library).watch(execution, look, request._server)
+    try:
+        while (response := await queue.get()) is not None:
+            yield checked(response)
+    finally:
+        listening = False
+        while not queue.empty():
+            left = queue.get_nowait()
+            if left is not None:
+                left.close()
+        if not execution.done and not request.closed:
+            request.cancel()
+
+
+class Abandoned:
+    """A request that was closed in flight: cancelled, and deleted when Triton gives it back."""
+
+    def __init__(self, server: Server, pointer: Any, execution: Execution, held: object) -> None:
+        self._api = server.library.api
+        self._pointer = pointer
+        self._execution = execution
+        self._held = held
+        if server.library.api_version >= (1, 25):
+            with suppress(Error):  # answered in this moment, or cannot be cancelled: it comes back all the same
+                self._api.InferenceRequestCancel(pointer)
+        dispatcher(server.library).watch(execution, self._look, server)
+
+    def _look(self) -> bool:
+        # Released without an answer is ours again too: the model dropped it.
+        if not self._execution.done and not self._execution.released:
+            return False
+        self._execution.forget()
+        self._api.InferenceRequestDelete(self._pointer)
+        return True

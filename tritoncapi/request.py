@@ -1,0 +1,332 @@
+"""InferenceRequest: what a model is asked, and the ways to wait for its answer."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._handle import Handle
+from ._types import DataType, ParameterType, RequestFlag
+from .allocator import Allocator
+from .attributes import BufferAttributes
+from .dlpack import TensorView, from_dlpack
+from .errors import Error, InFlightError
+from .execution import Execution, InferTimeout
+from .memory import Buffer
+from .parameter import ParameterValue, parameter_type
+from .pending import Abandoned, InferFuture, stream_async
+from .response import InferenceResponse
+from .tensor import datatype_of, encode
+from .trace import Trace
+
+if TYPE_CHECKING:
+    from .server import Server
+
+InputData = npt.ArrayLike | TensorView | Any
+"""A tensor: an array or what NumPy makes one of, a TensorView, or anything with DLPack (a CuPy or torch tensor)."""
+
+
+class InferenceRequest(Handle):
+    """A request for one model (``TRITONSERVER_InferenceRequestNew``); may be used again when it is not in flight.
+
+    While it is in flight it is Triton's: everything but ``cancel`` and ``is_cancelled`` raises InFlightError. Closing
+    it then cancels it, and it is deleted when Triton gives it back.
+    """
+
+    noun = "inference request"
+
+    def __init__(self, server: Server, model: str, version: int = -1) -> None:
+        """``version`` -1 lets the model's version policy choose. Raises NotFoundError, UnavailableError."""
+        self._library = server.library
+        self._api = server.library.api
+        self._server = server
+        self.model = model
+        self._held: dict[str, list[object]] = {}  # what the appended addresses belong to
+        self._execution: Execution | None = None
+        super().__init__(self._api.InferenceRequestNew(server.pointer, model.encode(), version), server)
+        server._requests.add(self)
+
+    # What the request says
+
+    @property
+    def pointer(self) -> Any:
+        """The C pointer, while it is ours."""
+        if self.in_flight:
+            raise InFlightError("this request is in flight: wait for its final response and its release first")
+        return super().pointer
+
+    @property
+    def in_flight(self) -> bool:
+        """True from ``start`` until the final response and the release have both come."""
+        return self._execution is not None and not self._execution.done
+
+    @property
+    def id(self) -> str:
+        """``TRITONSERVER_InferenceRequestId``."""
+        return (self._api.InferenceRequestId(self.pointer) or b"").decode()
+
+    @id.setter
+    def id(self, value: str) -> None:
+        self._api.InferenceRequestSetId(self.pointer, value.encode())
+
+    @property
+    def flags(self) -> RequestFlag:
+        """Start and end of a sequence (``TRITONSERVER_InferenceRequestFlags``)."""
+        return RequestFlag(self._api.InferenceRequestFlags(self.pointer))
+
+    @flags.setter
+    def flags(self, value: RequestFlag) -> None:
+        self._api.InferenceRequestSetFlags(self.pointer, value)
+
+    @property
+    def correlation_id(self) -> int | str:
+        """The sequence's id, an unsigned 64-bit integer or a string of at most 128 bytes; 0 for none."""
+        try:
+            return int(self._api.InferenceRequestCorrelationId(self.pointer))
+        except Error:  # it is a string: the integer getter refuses it
+            return (self._api.InferenceRequestCorrelationIdString(self.pointer) or b"").decode()
+
+    @correlation_id.setter
+    def correlation_id(self, value: int | str) -> None:
+        if isinstance(value, str):
+            self._api.InferenceRequestSetCorrelationIdString(self.pointer, value.encode())
+        else:
+            self._api.InferenceRequestSetCorrelationId(self.pointer, value)
+
+    @property
+    def priority(self) -> int:
+        """1 is the highest, 0 the model's default (``TRITONSERVER_InferenceRequestPriorityUInt64``)."""
+        return int(self._api.InferenceRequestPriorityUInt64(self.pointer))
+
+    @priority.setter
+    def priority(self, value: int) -> None:
+        self._api.InferenceRequestSetPriorityUInt64(self.pointer, value)
+
+    @property
+    def timeout_us(self) -> int:
+        """Microseconds the request may wait in the queue; 0 for no limit."""
+        return int(self._api.InferenceRequestTimeoutMicroseconds(self.pointer))
+
+    @timeout_us.setter
+    def timeout_us(self, value: int) -> None:
+        self._api.InferenceRequestSetTimeoutMicroseconds(self.pointer, value)
+
+    def set_parameter(self, name: str, value: ParameterValue) -> None:
+        """Sets a request parameter: str, int, bool or float (``TRITONSERVER_InferenceRequestSet*Parameter``)."""
+        kind = parameter_type(value)
+        if kind == ParameterType.BYTES:
+            raise TypeError("a request parameter cannot be bytes: the C API has no call for it")
+        setter = {
+            ParameterType.STRING: self._api.InferenceRequestSetStringParameter,
+            ParameterType.INT: self._api.InferenceRequestSetIntParameter,
+            ParameterType.BOOL: self._api.InferenceRequestSetBoolParameter,
+            ParameterType.DOUBLE: self._api.InferenceRequestSetDoubleParameter,
+        }[kind]
+        setter(self.pointer, name.encode(), value.encode() if isinstance(value, str) else value)
+
+    # Inputs and outputs
+
+    def set_input(self, name: str, data: InputData, *, host_policy: str | None = None) -> None:
+        """Adds an input with its data, replacing one of the same name. The data is not copied where it need not be."""
+        if name in self._held:
+            self.remove_input(name)
+        datatype, shape, buffer = tensor_of(data)
+        self.add_input(name, datatype, shape)
+        self.append(name, buffer, host_policy=host_policy)
+
+    def add_input(self, name: str, datatype: DataType, shape: Sequence[int]) -> None:
+        """Declares an input; ``append`` gives it data (``TRITONSERVER_InferenceRequestAddInput``)."""
+        dims = (ctypes.c_int64 * len(shape))(*shape)
+        self._api.InferenceRequestAddInput(self.pointer, name.encode(), datatype, dims, len(shape))
+        self._held[name] = []
+
+    def add_raw_input(self, name: str) -> None:
+        """Declares the one input whose bytes the model takes as they are (``...AddRawInput``)."""
+        self._api.InferenceRequestAddRawInput(self.pointer, name.encode())
+        self._held[name] = []
+
+    def append(
+        self,
+        name: str,
+        data: Buffer | npt.NDArray[Any] | bytes,
+        *,
+        host_policy: str | None = None,
+        attributes: BufferAttributes | None = None,
+    ) -> None:
+        """Appends a chunk to an input: raw bytes, in any memory; kept alive until the input's data is removed.
+
+        With ``host_policy`` only instances of that policy see it (``...AppendInputDataWithHostPolicy``); with
+        ``attributes`` their type, place and size count (``...WithBufferAttributes``).
+        """
+        if isinstance(data, bytes):
+            data = np.frombuffer(data, np.uint8)
+        buffer = data if isinstance(data, Buffer) else Buffer.wrap(encode(data))
+        place = (buffer.place.memory_type, buffer.place.device)
+        address = buffer.address or None
+        if attributes is not None:
+            if host_policy is not None:
+                raise ValueError("an input chunk has either a host policy or buffer attributes")
+            self._api.InferenceRequestAppendInputDataWithBufferAttributes(
+                self.pointer, name.encode(), address, attributes.pointer
+            )
+        elif host_policy is not None:
+            self._api.InferenceRequestAppendInputDataWithHostPolicy(
+                self.pointer, name.encode(), address, buffer.nbytes, *place, host_policy.encode()
+            )
+        else:
+            self._api.InferenceRequestAppendInputData(self.pointer, name.encode(), address, buffer.nbytes, *place)
+        self._held.setdefault(name, []).append((buffer, attributes))
+
+    def remove_input_data(self, name: str) -> None:
+        """Removes an input's data and keeps its declaration (``...RemoveAllInputData``)."""
+        self._api.InferenceRequestRemoveAllInputData(self.pointer, name.encode())
+        self._held[name] = []
+
+    def remove_input(self, name: str) -> None:
+        """Removes one input (``...RemoveInput``)."""
+        self._api.InferenceRequestRemoveInput(self.pointer, name.encode())
+        self._held.pop(name, None)
+
+    def remove_all_inputs(self) -> None:
+        """Removes every input (``...RemoveAllInputs``)."""
+        self._api.InferenceRequestRemoveAllInputs(self.pointer)
+        self._held.clear()
+
+    def add_output(self, name: str) -> None:
+        """Asks for this output; without any, the model gives all (``...AddRequestedOutput``)."""
+        self._api.InferenceRequestAddRequestedOutput(self.pointer, name.encode())
+
+    def remove_output(self, name: str) -> None:
+        """``TRITONSERVER_InferenceRequestRemoveRequestedOutput``."""
+        self._api.InferenceRequestRemoveRequestedOutput(self.pointer, name.encode())
+
+    def remove_all_outputs(self) -> None:
+        """``TRITONSERVER_InferenceRequestRemoveAllRequestedOutputs``."""
+        self._api.InferenceRequestRemoveAllRequestedOutputs(self.pointer)
+
+    # Running it
+
+    def start(self, allocator: Allocator | None = None, trace: Trace | None = None) -> Execution:
+        """Submits the request (``TRITONSERVER_ServerInferAsync``); the other forms are built on this one.
+
+        Without an allocator the outputs go to CPU memory. Raises what Triton raises at once; the request is then ours
+        still, and no callback comes.
+        """
+        pointer = self.pointer
+        if self._execution is not None:
+            self._execution.forget()
+            self._execution = None
+        chosen: Allocator = allocator if allocator is not None else self._server.default_allocator
+        submitted = trace.submit() if trace is not None else None
+        key = ctypes.c_uint64()
+        error = self._library.native.call_start(
+            self._server.pointer, pointer, chosen.pointer, chosen.userp, submitted, ctypes.byref(key)
+        )
+        if error:
+            if trace is not None:
+                trace.refused(submitted)
+            raise self._api.take_error(error, "TRITONSERVER_ServerInferAsync")
+        self._execution = Execution(self._library, key.value, (chosen, self._server))
+        return self._execution
+
+    def infer(
+        self, *, timeout: float | None = None, allocator: Allocator | None = None, trace: Trace | None = None
+    ) -> InferenceResponse:
+        """Runs the request and returns its one response. Raises the response's error; InferTimeout after ``timeout``
+        seconds; Error when a decoupled model sends none or several (use ``stream``).
+        """
+        execution = self.start(allocator, trace)
+        if not execution.wait(timeout):
+            raise InferTimeout(execution.explain(timeout))
+        return only_response(execution)
+
+    def infer_async(
+        self, *, allocator: Allocator | None = None, trace: Trace | None = None
+    ) -> Future[InferenceResponse]:
+        """Runs the request and returns at once. Cancelling the future cancels the request.
+
+        In a coroutine: ``await asyncio.wrap_future(request.infer_async())``.
+        """
+        return InferFuture(self, self.start(allocator, trace))
+
+    def stream(
+        self, *, timeout: float | None = None, allocator: Allocator | None = None, trace: Trace | None = None
+    ) -> Iterator[InferenceResponse]:
+        """The responses of a decoupled model as they come; ``timeout`` seconds for each. An error response is raised.
+
+        The request is submitted at once. Each response is the caller's to close.
+        """
+        execution = self.start(allocator, trace)
+
+        def responses() -> Iterator[InferenceResponse]:
+            while (response := execution.next(timeout)) is not None:
+                yield checked(response)
+
+        return responses()
+
+    def stream_async(
+        self, *, allocator: Allocator | None = None, trace: Trace | None = None
+    ) -> AsyncIterator[InferenceResponse]:
+        """The same for ``async for``. Call it in the event loop's thread."""
+        return stream_async(self, self.start(allocator, trace))
+
+    def cancel(self) -> None:
+        """Asks Triton to cancel the request; at any time after it was submitted (``...RequestCancel``)."""
+        self._api.InferenceRequestCancel(super().pointer)
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was asked to (``TRITONSERVER_InferenceRequestIsCancelled``)."""
+        return bool(self._api.InferenceRequestIsCancelled(super().pointer))
+
+    def close(self) -> None:
+        """Deletes the request, or, in flight, cancels it and deletes it as soon as Triton gives it back."""
+        execution = self._execution
+        if execution is not None and not execution.done and not self.closed:
+            pointer = self.release()
+            Abandoned(self._server, pointer, execution, self._held)
+            return
+        if execution is not None:
+            execution.forget()
+        super().close()
+        self._held.clear()
+
+    def _dispose(self, pointer: Any) -> None:
+        self._api.InferenceRequestDelete(pointer)
+
+
+def tensor_of(data: InputData) -> tuple[DataType, tuple[int, ...], Buffer]:
+    """Datatype, shape and raw bytes of what a user gives for a tensor."""
+    if isinstance(data, TensorView):
+        return data.datatype, tuple(data.shape), data.buffer
+    if hasattr(data, "__dlpack__") and not isinstance(data, (np.ndarray, np.generic)):
+        buffer, datatype, shape = from_dlpack(data)
+        return datatype, shape, buffer
+    array = np.asarray(data)
+    return datatype_of(array), array.shape, Buffer.wrap(encode(array))
+
+
+def checked(response: InferenceResponse) -> InferenceResponse:
+    """The response, or its error raised and the response closed."""
+    error = response.error
+    if error is not None:
+        response.close()
+        raise error
+    return response
+
+
+def only_response(execution: Execution) -> InferenceResponse:
+    """The one response of a finished execution, checked."""
+    found = []
+    while (response := execution.poll()) is not None:
+        found.append(response)
+    if len(found) == 1:
+        return checked(found[0])
+    for response in found:
+        response.close()
+    raise Error(f"the model sent {len(found)} responses where one is due; a decoupled model needs stream()")

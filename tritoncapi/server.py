@@ -1,0 +1,357 @@
+"""Server: a Triton in this process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from ._handle import Handle
+from ._library import Library, load
+from ._types import MetricFormat, ModelBatchFlag, ModelIndexFlag, ModelTxnPropertyFlag
+from .allocator import Allocator, ResponseAllocator
+from .dispatcher import dispatcher
+from .errors import Error, TritonError
+from .message import take_json
+from .options import PathLike, ServerOptions
+from .parameter import ParameterValue, parameter_array
+from .place import CPU
+from .request import InferenceRequest, InputData
+from .response import InferenceResponse
+from .trace import Trace
+
+DEFAULT_STOP_TIMEOUT = 30.0  # seconds; Triton's own default
+_POLL_FIRST, _POLL_LAST = 0.0005, 0.02  # seconds between looks at the index: it cannot be waited for otherwise
+
+
+class StopTimeout(Error, TimeoutError):
+    """The server did not stop in time. It is left as it is: what Triton still runs may use it."""
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """One row of the repository index."""
+
+    name: str
+    version: str = ""
+    state: str = ""
+    reason: str = ""
+
+
+class Server(Handle):
+    """A running server (``TRITONSERVER_ServerNew``). Leaving its ``with`` block stops it and deletes it.
+
+    ``Server(ServerOptions(...))``, or ``Server("repository", log_verbose=1)`` with ServerOptions' names as keywords.
+    """
+
+    noun = "server"
+
+    def __init__(
+        self, options: ServerOptions | PathLike | None = None, *, library: Library | None = None, **settings: Any
+    ) -> None:
+        if not isinstance(options, ServerOptions):
+            options = ServerOptions(model_repository=options or (), **settings)
+        elif settings:
+            raise TypeError("give either ServerOptions or their fields as keywords")
+        self.library = library or load()
+        self.options = options
+        self._api = self.library.api
+        self._requests: weakref.WeakSet[InferenceRequest] = weakref.WeakSet()
+        self._default_allocator: ResponseAllocator | None = None
+        self._lock = threading.Lock()
+        with options.build(self.library) as pointer:
+            made = self._api.ServerNew(pointer)
+        super().__init__(made, self.library)
+
+    # State
+
+    @property
+    def live(self) -> bool:
+        """``TRITONSERVER_ServerIsLive``."""
+        return bool(self._api.ServerIsLive(self.pointer))
+
+    @property
+    def ready(self) -> bool:
+        """With strict readiness only when every model is too (``TRITONSERVER_ServerIsReady``)."""
+        return bool(self._api.ServerIsReady(self.pointer))
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """``name``, ``version``, ``extensions`` (``TRITONSERVER_ServerMetadata``)."""
+        return self._object(self._api.ServerMetadata(self.pointer))
+
+    def metrics(self) -> str:
+        """The metrics in Prometheus' text form (``TRITONSERVER_ServerMetrics``, ``...MetricsFormatted``)."""
+        metrics = self._api.ServerMetrics(self.pointer)
+        try:
+            base, size = self._api.MetricsFormatted(metrics, MetricFormat.PROMETHEUS)
+            return ctypes.string_at(base, size).decode()
+        finally:
+            self._api.MetricsDelete(metrics)
+
+    def index(self, ready_only: bool = False) -> list[IndexEntry]:
+        """The models of all repositories with their state (``TRITONSERVER_ServerModelIndex``)."""
+        rows = self._json(self._api.ServerModelIndex(self.pointer, ModelIndexFlag.READY if ready_only else 0))
+        return [IndexEntry(**{key: str(value) for key, value in row.items()}) for row in rows]
+
+    # Models
+
+    def model_ready(self, model: str, version: int = -1) -> bool:
+        """``TRITONSERVER_ServerModelIsReady``."""
+        return bool(self._api.ServerModelIsReady(self.pointer, model.encode(), version))
+
+    def model_metadata(self, model: str, version: int = -1) -> dict[str, Any]:
+        """Inputs, outputs, versions, platform (``TRITONSERVER_ServerModelMetadata``)."""
+        return self._object(self._api.ServerModelMetadata(self.pointer, model.encode(), version))
+
+    def model_config(self, model: str, version: int = -1) -> dict[str, Any]:
+        """The configuration in effect (``TRITONSERVER_ServerModelConfig``)."""
+        return self._object(self._api.ServerModelConfig(self.pointer, model.encode(), version, 1))
+
+    def model_statistics(self, model: str = "", version: int = -1) -> list[dict[str, Any]]:
+        """Statistics a model version, of all models by default (``TRITONSERVER_ServerModelStatistics``).
+
+        They lag behind the responses a little. Durations are ns, memory usage bytes.
+        """
+        stats = self._json(self._api.ServerModelStatistics(self.pointer, model.encode(), version))
+        found: list[dict[str, Any]] = stats["model_stats"]
+        return found
+
+    def batch_properties(self, model: str, version: int = -1) -> ModelBatchFlag:
+        """Whether the first dimension is a batch (``TRITONSERVER_ServerModelBatchProperties``)."""
+        flags, _ = self._api.ServerModelBatchProperties(self.pointer, model.encode(), version)
+        return ModelBatchFlag(flags)
+
+    def transaction_properties(self, model: str, version: int = -1) -> ModelTxnPropertyFlag:
+        """One response a request, or decoupled (``TRITONSERVER_ServerModelTransactionProperties``)."""
+        flags, _ = self._api.ServerModelTransactionProperties(self.pointer, model.encode(), version)
+        return ModelTxnPropertyFlag(flags)
+
+    def load(self, model: str, parameters: Mapping[str, ParameterValue] | None = None) -> None:
+        """Loads or reloads a model and waits until it is ready. Raises what Triton says of it.
+
+        ``parameters``: ``config`` (a JSON configuration), ``file:<path>`` (bytes).
+        ``TRITONSERVER_ServerLoadModel``, ``...LoadModelWithParameters``.
+        """
+        if not parameters:
+            self._api.ServerLoadModel(self.pointer, model.encode())
+            return
+        with parameter_array(self.library, parameters) as (array, count):
+            self._api.ServerLoadModelWithParameters(self.pointer, model.encode(), array, count)
+
+    def unload(self, model: str, *, dependents: bool = False, timeout: float | None = None) -> None:
+        """Starts to unload a model (``TRITONSERVER_ServerUnloadModel``, ``...AndDependents``).
+
+        Unloading goes on after Triton's call; with ``timeout`` this waits for its end and raises StopTimeout.
+        """
+        if dependents:
+            self._api.ServerUnloadModelAndDependents(self.pointer, model.encode())
+        else:
+            self._api.ServerUnloadModel(self.pointer, model.encode())
+        if timeout is not None and not self.wait_unloaded([model], timeout):
+            raise StopTimeout(f"model {model!r} is not unloaded after {timeout:g} s")
+
+    def wait_unloaded(self, models: Iterable[str] | None = None, timeout: float = DEFAULT_STOP_TIMEOUT) -> bool:
+        """Waits until none of the models (default: of all) is in the process any more; False when time is over."""
+        wanted = None if models is None else set(models)
+
+        def gone() -> bool:
+            busy = ("READY", "UNLOADING", "LOADING")
+            return not any(
+                entry.state in busy for entry in self.index() if wanted is None or entry.name in wanted
+            )
+
+        return _wait_for(gone, timeout)
+
+    def register_repository(self, path: PathLike, name_mapping: Mapping[str, str] | None = None) -> None:
+        """Adds a repository, ``name_mapping`` from subdirectory to model name."""
+        with parameter_array(self.library, name_mapping or {}) as (array, count):
+            self._api.ServerRegisterModelRepository(self.pointer, os.fsencode(path), array, count)
+
+    def unregister_repository(self, path: PathLike) -> None:
+        """``TRITONSERVER_ServerUnregisterModelRepository``."""
+        self._api.ServerUnregisterModelRepository(self.pointer, os.fsencode(path))
+
+    def poll_repository(self) -> None:
+        """Looks for changes; only in the control mode POLL (``TRITONSERVER_ServerPollModelRepository``)."""
+        self._api.ServerPollModelRepository(self.pointer)
+
+    # Inference
+
+    @property
+    def default_allocator(self) -> ResponseAllocator:
+        """The allocator of requests that name none: everything on the CPU, nothing on record."""
+        with self._lock:
+            if self._default_allocator is None:
+                self._default_allocator = ResponseAllocator(CPU, keep_records=False, library=self.library)
+            return self._default_allocator
+
+    def request(
+        self,
+        model: str,
+        inputs: Mapping[str, InputData] | None = None,
+        *,
+        outputs: Iterable[str] = (),
+        version: int = -1,
+        parameters: Mapping[str, ParameterValue] | None = None,
+        **settings: Any,
+    ) -> InferenceRequest:
+        """A request with its inputs set; ``settings`` are its attributes: id, flags, correlation_id, priority, ..."""
+        request = InferenceRequest(self, model, version)
+        try:
+            for name, data in (inputs or {}).items():
+                request.set_input(name, data)
+            for name in outputs:
+                request.add_output(name)
+            for name, value in (parameters or {}).items():
+                request.set_parameter(name, value)
+            for name, value in settings.items():
+                if not isinstance(getattr(InferenceRequest, name, None), property):
+                    raise TypeError(f"an inference request has no setting {name!r}")
+                setattr(request, name, value)
+        except BaseException:
+            request.close()
+            raise
+        return request
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, InputData],
+        *,
+        timeout: float | None = None,
+        allocator: Allocator | None = None,
+        trace: Trace | None = None,
+        **settings: Any,
+    ) -> InferenceResponse:
+        """Makes a request, runs it, deletes it; see ``InferenceRequest.infer``. The response is the caller's."""
+        with self.request(model, inputs, **settings) as request:
+            return request.infer(timeout=timeout, allocator=allocator, trace=trace)
+
+    def infer_async(
+        self,
+        model: str,
+        inputs: Mapping[str, InputData],
+        *,
+        allocator: Allocator | None = None,
+        trace: Trace | None = None,
+        **settings: Any,
+    ) -> Future[InferenceResponse]:
+        """The same with a future; see ``InferenceRequest.infer_async``."""
+        request = self.request(model, inputs, **settings)
+        try:
+            future = request.infer_async(allocator=allocator, trace=trace)
+        except BaseException:
+            request.close()
+            raise
+        future.add_done_callback(lambda _: request.close())
+        return future
+
+    def stream(
+        self,
+        model: str,
+        inputs: Mapping[str, InputData],
+        *,
+        timeout: float | None = None,
+        allocator: Allocator | None = None,
+        trace: Trace | None = None,
+        **settings: Any,
+    ) -> Iterator[InferenceResponse]:
+        """The responses of a decoupled model; see ``InferenceRequest.stream``."""
+        with self.request(model, inputs, **settings) as request:
+            yield from request.stream(timeout=timeout, allocator=allocator, trace=trace)
+
+    # The end
+
+    def stop(self, timeout: float = DEFAULT_STOP_TIMEOUT) -> None:
+        """Unloads all models and stops (``TRITONSERVER_ServerStop``); raises StopTimeout, or what Triton says.
+
+        Triton's own stop polls once a second. Unloading first, and waiting for the index to say so, spares that second.
+        """
+        deadline = time.monotonic() + timeout
+        for request in list(self._requests):
+            request.close()
+        unanswered = dispatcher(self.library).wait(self, timeout)
+        self._unload_all(max(0.0, deadline - time.monotonic()))
+        left = max(1, round(deadline - time.monotonic()))
+        if self.library.api_version >= (1, 32):
+            self._api.ServerSetExitTimeout(self.pointer, left)
+        # On a thread of its own: a stop that hangs must not take the caller with it.
+        finished = threading.Event()
+        failure: list[BaseException] = []
+
+        def stop() -> None:
+            try:
+                self._api.ServerStop(self.pointer)
+            except BaseException as error:
+                failure.append(error)
+            finally:
+                finished.set()
+
+        threading.Thread(target=stop, name="tritoncapi-stop", daemon=True).start()
+        if not finished.wait(left + 2):
+            states = ", ".join(f"{e.name} {e.state}" for e in self.index() if e.state) or "none loaded"
+            raise StopTimeout(f"the server did not stop within {timeout:g} s; models: {states}")
+        if failure:
+            if unanswered:
+                raise StopTimeout(f"{unanswered} request(s) never came back: {failure[0]}") from failure[0]
+            raise failure[0]
+
+    def _unload_all(self, timeout: float) -> None:
+        try:
+            for name in {entry.name for entry in self.index(ready_only=True)}:
+                self.unload(name)
+        except TritonError:  # the control mode may not allow it; stopping then takes its second
+            return
+        self.wait_unloaded(timeout=timeout)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Stops and deletes the server (``TRITONSERVER_ServerDelete``). A server that will not stop is not deleted."""
+        if self.closed:
+            return
+        try:
+            self.stop(DEFAULT_STOP_TIMEOUT if timeout is None else timeout)
+        except BaseException:
+            self.release()
+            raise
+        super().close()
+        if self._default_allocator is not None and not self._default_allocator.counts.live:
+            self._default_allocator.close()
+
+    def _dispose(self, pointer: Any) -> None:
+        self._api.ServerDelete(pointer)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except Error:
+            if value is None:  # else what went wrong first is what matters
+                raise
+
+    def _json(self, message: Any) -> Any:
+        return take_json(self.library, message)
+
+    def _object(self, message: Any) -> dict[str, Any]:
+        value = self._json(message)
+        assert isinstance(value, dict)
+        return value
+
+
+def _wait_for(met: Callable[[], bool], timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
+    pause = _POLL_FIRST
+    while not met():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, _POLL_LAST)
+    return True
