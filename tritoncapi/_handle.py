@@ -7,7 +7,7 @@ import warnings
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
-from .errors import ClosedError
+from .errors import ClosedError, TritonError
 
 _Self = TypeVar("_Self", bound="Handle")
 _taking = threading.Lock()
@@ -44,10 +44,15 @@ class Handle:
         return self._pointer is None
 
     def close(self) -> None:
-        """Deletes the C object. Closing again does nothing."""
+        """Deletes the C object. Closing again does nothing. What C refuses to delete stays open, and ours."""
         pointer = self._take()
-        if pointer is not None:
+        if pointer is None:
+            return
+        try:
             self._dispose(pointer)
+        except TritonError:
+            self._pointer = pointer
+            raise
 
     def release(self) -> Any:
         """Gives the C object away: the caller, or Triton, has to delete it."""

@@ -59,7 +59,7 @@ def find(path: str | os.PathLike[str] | None = None) -> Triton:
     if from_environment:
         return _at(Path(from_environment), "environment", f"${ENVIRONMENT} is {from_environment}")
     if (CONTAINER_ROOT / "lib" / LIBRARY).exists():
-        return _at(CONTAINER_ROOT, "container", f"{CONTAINER_ROOT} is there")
+        return _at(CONTAINER_ROOT, "container", f"{CONTAINER_ROOT}; no --triton, no ${ENVIRONMENT}")
     for site in _sites():
         return _from_wheel(site)
     raise LibraryError(
@@ -118,7 +118,7 @@ def _from_wheel(site: Path) -> Triton:
     place = hashlib.sha256(str(site.resolve()).encode()).hexdigest()[:10]
     base = cache_directory() / f"pytriton-{version}-py{python}-{place}"
     root = base / "opt" / "tritonserver"
-    why = f"nothing else was given and the wheel nvidia-pytriton {version} is installed"
+    why = f"the wheel nvidia-pytriton {version}; no --triton, no ${ENVIRONMENT}, no {CONTAINER_ROOT}"
     if not (root / "lib" / LIBRARY).exists():
         _assemble(site, python, base)
     return Triton(root / "lib" / LIBRARY, root, "wheel", why)
@@ -168,8 +168,8 @@ def _link_into(folder: Path, files: Iterator[Path]) -> None:
 def cache_directory() -> Path:
     """$XDG_CACHE_HOME/tritoncapi or ~/.cache/tritoncapi, or one of this user's in the temporary directory."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(base).expanduser() / "tritoncapi"
     try:
+        folder = Path(base).expanduser() / "tritoncapi"  # RuntimeError: this user has no home
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             return folder

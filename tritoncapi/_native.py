@@ -125,7 +125,7 @@ class Native:
         self.call_notify = bind(locked, "call_notify", c_int, c_uint64)
         self.calls_count = bind(locked, "calls_count", None, POINTER(c_uint64), POINTER(c_uint64))
 
-        self.allocator_new = bind(locked, "allocator_new", c_void_p, c_int, c_int)
+        self.allocator_new = bind(locked, "allocator_new", c_void_p, c_int, c_int, c_int)
         self.allocator_rule = bind(
             *(locked, "allocator_rule", c_int, c_void_p, c_char_p, c_int, c_int, c_int64, c_int, c_char_p)
         )
@@ -140,6 +140,12 @@ class Native:
         self.start_fn = T.StartFn(("tc_allocator_start", unlocked))
         self.query_fn = T.QueryFn(("tc_allocator_query", unlocked))
         self.attributes_fn = T.BufferAttributesFn(("tc_allocator_attributes", unlocked))
+
+    def open_calls(self) -> tuple[int, int]:
+        """Calls that are open now, and responses that came for a call that was closed already."""
+        opened, strays = c_uint64(), c_uint64()
+        self.calls_count(ctypes.byref(opened), ctypes.byref(strays))
+        return opened.value, strays.value
 
 
 def _path() -> Path:

@@ -27,7 +27,10 @@ _FIXED, _PREFERRED, _FAIL = range(3)
 
 @dataclass(frozen=True)
 class Allocation:
-    """One output buffer. Times are ns of CLOCK_MONOTONIC; ``released_ns`` is 0 while somebody holds the buffer."""
+    """One output buffer. Times are ns of CLOCK_MONOTONIC; ``released_ns`` is 0 while somebody holds the buffer.
+
+    An output of zero bytes has no buffer (address 0); Triton releases none, so it counts as back at once.
+    """
 
     tensor: str
     nbytes: int
@@ -82,7 +85,8 @@ class ResponseAllocator(Handle):
     ``ResponseAllocator(gpu(0))`` puts every output on GPU 0; ``ResponseAllocator("preferred")`` follows the model;
     ``tensors`` gives single tensors a rule of their own, and a TritonError as a rule makes the allocation fail with it.
     With ``keep_records`` every allocation stays in ``records`` until ``clear()``; without it only live ones do.
-    ``cuda_ipc`` gives GPU buffers a CUDA IPC handle (through the buffer-attributes callback).
+    ``cuda_ipc`` gives GPU buffers a CUDA IPC handle (through the buffer-attributes callback). ``poison`` is a byte that
+    new buffers are filled with, so that memory nobody wrote cannot pass for an answer.
     """
 
     noun = "response allocator"
@@ -94,11 +98,12 @@ class ResponseAllocator(Handle):
         *,
         keep_records: bool = True,
         cuda_ipc: bool = False,
+        poison: int | None = None,
         library: Library | None = None,
     ) -> None:
         library = library or load()
         self._api, self._native = library.api, library.native
-        self._state = self._native.allocator_new(keep_records, cuda_ipc)
+        self._state = self._native.allocator_new(keep_records, cuda_ipc, -1 if poison is None else poison & 0xFF)
         if not self._state:
             raise MemoryError("no memory for a response allocator")
         self._add_rule(None, default)
@@ -161,7 +166,8 @@ class ResponseAllocator(Handle):
 
     def clear(self) -> None:
         """Forgets the records of buffers that came back."""
-        self._native.allocator_clear(self._state)
+        if self._state:
+            self._native.allocator_clear(self._state)
 
     def close(self) -> None:
         """Deletes the allocator (``TRITONSERVER_ResponseAllocatorDelete``). Raises Error while buffers are out."""
@@ -263,13 +269,19 @@ class CallableAllocator(Handle):
             made = Buffer.empty(nbytes, given) if isinstance(given, Place) else given
             if made.nbytes < nbytes:
                 raise ValueError(f"the buffer has {made.nbytes} bytes, {nbytes} are needed")
-            record = Allocation(name, nbytes, preferred, made.place, made.address, time.monotonic_ns())
+            now = time.monotonic_ns()
+            record = Allocation(name, nbytes, preferred, made.place, made.address if nbytes else 0, now)
+            actual_kind[0], actual_device[0] = made.place.memory_type, made.place.device
+            if not nbytes:  # there is nothing to give out, and nothing comes back
+                record = replace(record, released_ns=now)
+                if ours:
+                    made.close()
             with self._lock:
                 index = len(self.records)
                 self.records.append(record)
-            buffer[0] = made.address or None
-            buffer_userp[0] = self._live.add((index, made, ours))
-            actual_kind[0], actual_device[0] = made.place.memory_type, made.place.device
+            if nbytes:
+                buffer[0] = made.address
+                buffer_userp[0] = self._live.add((index, made, ours))
         except BaseException as error:
             return self._failed(error, f"response allocator: output '{name}'")
         return None

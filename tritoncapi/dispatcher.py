@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import sys
 import threading
 import time
@@ -72,7 +71,14 @@ class Dispatcher:
         return False
 
 
-@functools.cache
+_dispatchers: dict[Library, Dispatcher] = {}
+_making = threading.Lock()
+
+
 def dispatcher(library: Library) -> Dispatcher:
-    """The library's dispatcher."""
-    return Dispatcher(library)
+    """The library's dispatcher: one, since a second would take the first one's notices."""
+    with _making:
+        found = _dispatchers.get(library)
+        if found is None:
+            found = _dispatchers[library] = Dispatcher(library)
+        return found

@@ -93,9 +93,7 @@ class Execution:
         while self._native.call_take(self.key, ctypes.byref(event)) == 1:
             if event.response:
                 final = bool(event.flags & ResponseCompleteFlag.FINAL)
-                return InferenceResponse(
-                    event.response, self._library, *self._keep, final=final, time_ns=event.time_ns
-                )
+                return InferenceResponse(event.response, self._library, *self._keep, final=final, time_ns=event.time_ns)
         return None
 
     def forget(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from ._library import Library, load
 from ._types import LogFormat, LogLevel
@@ -19,10 +18,13 @@ def configure(
     format: LogFormat | None = None,  # noqa: A002 - Triton's word
     library: Library | None = None,
 ) -> None:
-    """Changes the settings given; at any time (``TRITONSERVER_ServerOptionsSetLog*`` without options)."""
+    """Changes the settings given; at any time (``TRITONSERVER_ServerOptionsSetLog*`` without options).
+
+    ``file=""`` lets the log go to stderr again.
+    """
     api = (library or load()).api
     if file is not None:
-        api.ServerOptionsSetLogFile(None, os.fsencode(Path(file)))
+        api.ServerOptionsSetLogFile(None, os.fsencode(file))
     for function, value in (
         (api.ServerOptionsSetLogInfo, info),
         (api.ServerOptionsSetLogWarn, warn),

@@ -49,7 +49,7 @@ class InferenceRequest(Handle):
         self._held: dict[str, list[object]] = {}  # what the appended addresses belong to
         self._execution: Execution | None = None
         super().__init__(self._api.InferenceRequestNew(server.pointer, model.encode(), version), server)
-        server._requests.add(self)
+        server._adopt(self)
 
     # What the request says
 
@@ -133,9 +133,9 @@ class InferenceRequest(Handle):
 
     def set_input(self, name: str, data: InputData, *, host_policy: str | None = None) -> None:
         """Adds an input with its data, replacing one of the same name. The data is not copied where it need not be."""
+        datatype, shape, buffer = tensor_of(data)
         if name in self._held:
             self.remove_input(name)
-        datatype, shape, buffer = tensor_of(data)
         self.add_input(name, datatype, shape)
         self.append(name, buffer, host_policy=host_policy)
 
@@ -298,6 +298,15 @@ class InferenceRequest(Handle):
 
     def _dispose(self, pointer: Any) -> None:
         self._api.InferenceRequestDelete(pointer)
+
+    def __del__(self) -> None:
+        if not getattr(self, "closed", True) and self.in_flight:
+            _forgotten.append((self._held, self._execution))
+        super().__del__()
+
+
+_forgotten: list[object] = []
+"""What Triton still uses of requests that were forgotten in flight: a leak is better than memory freed under it."""
 
 
 def tensor_of(data: InputData) -> tuple[DataType, tuple[int, ...], Buffer]:

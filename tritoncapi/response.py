@@ -171,4 +171,3 @@ class _Lease:
     def __del__(self) -> None:
         if self._delete is not None:
             self._delete()
-

@@ -28,6 +28,7 @@ from .response import InferenceResponse
 from .trace import Trace
 
 DEFAULT_STOP_TIMEOUT = 30.0  # seconds; Triton's own default
+_EXIT_TIMEOUT = "Exit timeout expired"  # how Triton's text for it begins; it has no code of its own
 _POLL_FIRST, _POLL_LAST = 0.0005, 0.02  # seconds between looks at the index: it cannot be waited for otherwise
 
 
@@ -164,9 +165,7 @@ class Server(Handle):
 
         def gone() -> bool:
             busy = ("READY", "UNLOADING", "LOADING")
-            return not any(
-                entry.state in busy for entry in self.index() if wanted is None or entry.name in wanted
-            )
+            return not any(entry.state in busy for entry in self.index() if wanted is None or entry.name in wanted)
 
         return _wait_for(gone, timeout)
 
@@ -276,10 +275,13 @@ class Server(Handle):
         Triton's own stop polls once a second. Unloading first, and waiting for the index to say so, spares that second.
         """
         deadline = time.monotonic() + timeout
-        for request in list(self._requests):
+        with self._lock:  # other threads may be making requests
+            requests = list(self._requests)
+        for request in requests:
             request.close()
         unanswered = dispatcher(self.library).wait(self, timeout)
         self._unload_all(max(0.0, deadline - time.monotonic()))
+        held_up = self._held_up(unanswered)  # now: a server that is stopping has no index
         left = max(1, round(deadline - time.monotonic()))
         if self.library.api_version >= (1, 32):
             self._api.ServerSetExitTimeout(self.pointer, left)
@@ -297,12 +299,25 @@ class Server(Handle):
 
         threading.Thread(target=stop, name="tritoncapi-stop", daemon=True).start()
         if not finished.wait(left + 2):
-            states = ", ".join(f"{e.name} {e.state}" for e in self.index() if e.state) or "none loaded"
-            raise StopTimeout(f"the server did not stop within {timeout:g} s; models: {states}")
+            raise StopTimeout(f"the server did not stop within {timeout:g} s: {held_up}")
         if failure:
-            if unanswered:
-                raise StopTimeout(f"{unanswered} request(s) never came back: {failure[0]}") from failure[0]
+            if isinstance(failure[0], TritonError) and failure[0].message.startswith(_EXIT_TIMEOUT):
+                raise StopTimeout(f"the server did not stop within {timeout:g} s: {held_up}") from failure[0]
             raise failure[0]
+
+    def _held_up(self, unanswered: int) -> str:
+        """What keeps the server from stopping."""
+        what = [f"{entry.name} is {entry.state}" for entry in self.index() if entry.state not in ("", "UNAVAILABLE")]
+        if unanswered:
+            what.append(f"{unanswered} request(s) never came back")
+        held = self._default_allocator.counts.live if self._default_allocator is not None else 0
+        if held:
+            what.append(f"{held} output buffer(s) are held: close the responses, and drop views of them, first")
+        return "; ".join(what) or "no model is loaded"
+
+    def _adopt(self, request: InferenceRequest) -> None:
+        with self._lock:
+            self._requests.add(request)
 
     def _unload_all(self, timeout: float) -> None:
         try:
@@ -313,17 +328,24 @@ class Server(Handle):
         self.wait_unloaded(timeout=timeout)
 
     def close(self, timeout: float | None = None) -> None:
-        """Stops and deletes the server (``TRITONSERVER_ServerDelete``). A server that will not stop is not deleted."""
+        """Stops and deletes the server (``TRITONSERVER_ServerDelete``). A server that will not stop is not deleted.
+
+        A response that is not closed, or a view of its outputs that is not dropped, keeps its model: no server stops
+        before that.
+        """
         if self.closed:
             return
+        allocator = self._default_allocator
         try:
             self.stop(DEFAULT_STOP_TIMEOUT if timeout is None else timeout)
         except BaseException:
             self.release()
+            if allocator is not None:  # it goes the way of the server: what Triton still runs may use it
+                allocator.release()
             raise
         super().close()
-        if self._default_allocator is not None and not self._default_allocator.counts.live:
-            self._default_allocator.close()
+        if allocator is not None:
+            allocator.close()
 
     def _dispose(self, pointer: Any) -> None:
         self._api.ServerDelete(pointer)

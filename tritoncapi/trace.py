@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,12 +69,10 @@ class Trace(Handle):
         self.errors: list[BaseException] = []
         self._released = threading.Event()
         self._root = 0
-        self._key = _traces.add(self)
+        self._key = _traces.add(weakref.ref(self))
         try:
             if level & TraceLevel.TENSORS:
-                pointer = self._api.InferenceTraceTensorNew(
-                    level, parent_id, _ACTIVITY, _TENSOR, _RELEASE, self._key
-                )
+                pointer = self._api.InferenceTraceTensorNew(level, parent_id, _ACTIVITY, _TENSOR, _RELEASE, self._key)
             else:
                 pointer = self._api.InferenceTraceNew(level, parent_id, _ACTIVITY, _RELEASE, self._key)
         except BaseException:
@@ -93,9 +92,11 @@ class Trace(Handle):
 
     @property
     def model(self) -> tuple[str, int]:
-        """Name and version of the traced model, empty before the request was submitted."""
+        """Name and version of the traced model; ``("", -1)`` before the request was submitted."""
         name = self._api.InferenceTraceModelName(self.pointer)
-        return (name or b"").decode(), self._api.InferenceTraceModelVersion(self.pointer)
+        if not name:  # the library leaves the version uninitialised until then
+            return "", -1
+        return name.decode(), self._api.InferenceTraceModelVersion(self.pointer)
 
     @property
     def request_id(self) -> str:
@@ -127,12 +128,14 @@ class Trace(Handle):
         """Gives the pointer to Triton; ``refused`` takes it back when Triton would not have it."""
         pointer = self.release()
         self._root = _address(pointer)
+        _running.add(self)
         return pointer
 
     def refused(self, pointer: Any) -> None:
         """The submission failed: the trace is ours again."""
         self._pointer = pointer
         self._root = 0
+        _running.discard(self)
 
     def _dispose(self, pointer: Any) -> None:
         _traces.drop(self._key)
@@ -143,10 +146,17 @@ class Trace(Handle):
         self._api.InferenceTraceDelete(pointer)
         if root:
             _traces.drop(self._key)
+            _running.discard(self)
             self._released.set()
 
 
-_traces: Registry[Trace] = Registry()
+_traces: Registry[weakref.ref[Trace]] = Registry()
+_running: set[Trace] = set()  # those that Triton has: kept alive for their callbacks
+
+
+def _trace(key: int) -> Trace | None:
+    found = _traces.get(key)
+    return found() if found is not None else None
 
 
 def _address(pointer: Any) -> int:
@@ -154,7 +164,7 @@ def _address(pointer: Any) -> int:
 
 
 def _on_activity(pointer: Any, activity: int, timestamp_ns: int, key: int) -> None:
-    trace = _traces.get(key)
+    trace = _trace(key)
     if trace is None:
         return
     try:
@@ -185,7 +195,7 @@ def _on_tensor(  # noqa: PLR0917
     device: int,
     key: int,
 ) -> None:
-    trace = _traces.get(key)
+    trace = _trace(key)
     if trace is None:
         return
     try:
@@ -207,7 +217,7 @@ def _on_tensor(  # noqa: PLR0917
 
 
 def _on_release(pointer: Any, key: int) -> None:
-    trace = _traces.get(key)
+    trace = _trace(key)
     if trace is None:
         return
     try:

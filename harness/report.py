@@ -1,0 +1,72 @@
+"""What a person sees of a run: tables, checks, one verdict line; and the same as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .errors import UsageError
+from .verdict import Check, Verdict
+
+_STYLE = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.UNKNOWN: "yellow", Verdict.SKIPPED: "dim"}
+_WORD = {Verdict.PASS: "ok", Verdict.FAIL: "FAIL", Verdict.UNKNOWN: "?", Verdict.SKIPPED: "-"}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that does not fold lines when its output is a file or a pipe."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, soft_wrap=True, highlight=False, width=None if stream.isatty() else 200)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A plain table."""
+    made = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    return made
+
+
+def print_checks(out: Console, checks: Sequence[Check]) -> None:
+    """One line a check: verdict, name, sentence."""
+    width = max((len(check.name) for check in checks), default=0)
+    for check in checks:
+        line = Text("  ")
+        line.append(f"{_WORD[check.verdict]:<5}", style=_STYLE[check.verdict])
+        line.append(f"{check.name:<{width}}  ")
+        line.append(check.sentence)
+        out.print(line)
+
+
+def verdict_line(name: str, verdict: Verdict, sentence: str) -> Text:
+    """``name: PASS - sentence``."""
+    line = Text(f"{name}: ")
+    line.append(verdict.value.upper(), style=_STYLE[verdict])
+    line.append(f" - {sentence}")
+    return line
+
+
+def check_writable(path: Path | None) -> None:
+    """Raises UsageError now rather than after the measurement."""
+    if path is None or str(path) == "-":
+        return
+    try:
+        with path.open("a"):
+            pass
+    except OSError as error:
+        raise UsageError(f"--json {path}: cannot be written: {error.strerror}") from error
+
+
+def write_json(path: Path, result: Mapping[str, Any]) -> None:
+    """Writes the result; ``-`` is standard output."""
+    text = json.dumps(result, indent=2, default=str) + "\n"
+    if str(path) == "-":
+        sys.stdout.write(text)
+    else:
+        path.write_text(text)

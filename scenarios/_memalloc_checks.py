@@ -1,0 +1,272 @@
+"""memalloc's checks: what the journal says, judged. Pure functions of a finished run."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from harness.child import Ended
+from harness.journal import Event, all_of, last
+from harness.verdict import Check, failed, passed, skipped, unknown
+
+# Lines of Triton's log, or of a stub's output, that say that data did not get where it should.
+_COPY_ERROR = re.compile(
+    r"fail(ed|ure)?\b.{0,40}\bcop(y|ied|ying)|cop(y|ying)\b.{0,60}\b(fail|error)|cudaMemcpy|invalid argument"
+    r"|illegal memory access|misaligned address",
+    re.IGNORECASE,
+)
+
+
+def judge(ended: Ended, options: dict[str, Any]) -> list[Check]:
+    """All checks of a run; those that its early end made impossible are left out."""
+    events = ended.events
+    checks = _failures(events)
+    server, model = last(events, "server"), last(events, "model")
+    if server is not None:
+        checks.append(_server(server))
+    if model is not None:
+        checks.append(_model(model))
+    rounds = all_of(events, "round")
+    if rounds:
+        checks += [_answers(rounds), _values(rounds, options), _places(rounds, events, options)]
+        checks += [_computed(rounds, events, options), _policy(rounds, options, ended)]
+    elif model is not None and not any(check.verdict == "fail" for check in checks):
+        checks.append(unknown("answer", "no request was answered, so nothing is known"))
+    # A request that never came back explains a hang; a crash explains everything else.
+    checks = [*checks, *_end(ended)] if any(each["late"] for each in rounds) else [*_end(ended), *checks]
+    checks += _ledger(events)
+    checks += _left(events, ended)
+    if server is not None:
+        checks.append(_log(ended))
+    return checks
+
+
+def _end(ended: Ended) -> list[Check]:
+    if ended.how == "crashed":
+        return [
+            failed(
+                "process",
+                f"Triton crashed with {ended.signal} while {ended.phase}",
+                signal=ended.signal,
+                stacks=ended.stacks,
+                log=ended.log[-10:],
+                errors=ended.errors[-10:],
+            )
+        ]
+    if ended.how == "hung":
+        return [
+            failed(
+                "process",
+                f"Triton hung while {ended.phase}: ended after {ended.seconds:.1f} s",
+                stacks=ended.stacks,
+                log=ended.log[-10:],
+            )
+        ]
+    broken = last(ended.events, "broken")
+    if broken is not None:
+        text = f"the harness failed while {ended.phase}: {broken['text']}"
+        return [unknown("process", text, traceback=broken["traceback"])]
+    if last(ended.events, "end") is None:
+        text = f"the run ended early with code {ended.code} while {ended.phase}"
+        return [failed("process", text, errors=ended.errors[-10:], log=ended.log[-10:])]
+    return []
+
+
+def _failures(events: list[Event]) -> list[Check]:
+    names = {"server": "the server did not start", "load": "the model did not load", "infer": "the request was refused"}
+    checks = {"infer": "answer", "load": "model"}
+    found = ((str(event["what"]), event["text"]) for event in all_of(events, "failed"))
+    return [failed(checks.get(what, what), f"{names[what]}: {text}") for what, text in found]
+
+
+def _server(server: Event) -> Check:
+    states = f"live: {_word(server['live'])}, ready: {_word(server['ready'])}"
+    make = passed if server["live"] and server["ready"] else failed
+    return make("server", f"{server['name']} {server['version']}, {states}")
+
+
+def _model(model: Event) -> Check:
+    tensors = ", ".join(t["name"] for t in [*model["inputs"], *model["outputs"]])
+    make = passed if model["ready"] else failed
+    return make("model", f"{model['name']} (backend {model['backend']}) ready: {_word(model['ready'])}; {tensors}")
+
+
+def _word(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _answers(rounds: list[Event]) -> Check:
+    problems = []
+    for each in rounds:
+        where = f"round {each['number'] + 1}"
+        if each["late"]:
+            problems.append(f"{where}: {each['late']}")
+        elif each["errors"]:
+            problems.append(f"{where}: the model answered with an error: {each['errors'][0]}")
+        elif each["responses"] != 1 or each["finals"] != 1:
+            problems.append(
+                f"{where}: {each['responses']} responses, {each['finals']} of them final; one final response is due"
+            )
+        else:
+            names = [tensor["name"] for tensor in each["tensors"]]
+            problems += [f"{where}: the answer lacks {name}" for name in each["expected"] if name not in names]
+    if problems:
+        return failed("answer", problems[0], problems=problems)
+    slowest = max(each["seconds"] for each in rounds)
+    return passed("answer", f"{len(rounds)} requests, one final response each, slowest {slowest * 1000:.2f} ms")
+
+
+def _values(rounds: list[Event], options: dict[str, Any]) -> Check:
+    problems, compared = [], 0
+    for each in rounds:
+        for tensor in each["tensors"]:
+            compared += tensor.get("count", 0)
+            problem = _value_problem(tensor, options)
+            if problem:
+                problems.append(f"round {each['number'] + 1}, {tensor['name']}: {problem}")
+    if problems:
+        return failed("values", problems[0], problems=problems)
+    if not compared:
+        return skipped("values", "no output came back")
+    return passed("values", f"{compared} values are the sums and differences of the inputs")
+
+
+def _value_problem(tensor: Event, options: dict[str, Any]) -> str:
+    if tensor.get("unwritten"):
+        return f"the buffer on {tensor['reported']} was never written: it still holds the allocator's fill"
+    if "unreadable" in tensor:
+        return f"the bytes are no {tensor['datatype']} tensor of shape {tensor['shape']}: {tensor['unreadable']}"
+    if "count" not in tensor:
+        return ""
+    if tensor["shape"] != tensor["expected_shape"]:
+        return f"shape {tensor['shape']}, expected {tensor['expected_shape']}"
+    if not tensor["wrong"]:
+        return ""
+    if tensor["zeros"] or tensor["all_zero"]:
+        why = (
+            f"the zeros given to everybody but policy {options['host_policy']} were used, or the data never arrived"
+            if options["host_policy"]
+            else "the data never arrived, or the zeros given to another policy were used"
+        )
+        return f"all {tensor['count']} values are zero: {why}"
+    at = tensor["first_wrong"] or {}
+    return (
+        f"{tensor['wrong']} of {tensor['count']} values are wrong; the first at [{at.get('index')}]: "
+        f"{at.get('got')} instead of {at.get('expected')}"
+    )
+
+
+def _places(rounds: list[Event], events: list[Event], options: dict[str, Any]) -> Check:
+    given = {(a["tensor"], a["address"]): a for a in all_of(events, "allocation")}
+    problems, compared = [], 0
+    for each in rounds:
+        for tensor in each["tensors"]:
+            record = given.get((tensor["name"], tensor["address"]))
+            where = f"round {each['number'] + 1}, {tensor['name']}"
+            if record is None:
+                problems.append(f"{where}: the response's buffer is none that the allocator gave")
+                continue
+            compared += 1
+            if tensor["reported"] != record["actual"]:
+                problems.append(
+                    f"{where}: the response says {tensor['reported']}, the allocator gave {record['actual']}"
+                )
+            wanted = record["preferred"] if record["asked"] == "preferred" else record["asked"]
+            if record["actual"] != wanted:
+                problems.append(f"{where}: asked for {wanted}, the allocator gave {record['actual']}")
+    if problems:
+        return failed("placement", problems[0], problems=problems)
+    if not compared:
+        return skipped("placement", "no output came back")
+    asked = options["output"]
+    return passed("placement", f"{compared} outputs lie, and are reported, where the allocator put them ({asked})")
+
+
+def _computed(rounds: list[Event], events: list[Event], options: dict[str, Any]) -> Check:
+    """For models that say where they computed, as the test backend does."""
+    said = {str(each["parameters"]["computed_on"]) for each in rounds if "computed_on" in each["parameters"]}
+    if not said:
+        return skipped("model device", "the model does not say where it computed")
+    wanted = options["model_device"]
+    if wanted and said != {wanted}:
+        return failed("model device", f"the model computed on {', '.join(sorted(said))}, asked for {wanted}")
+    asked_for = {a["preferred"] for a in all_of(events, "allocation")}
+    strangers = sorted(asked_for - said)
+    if strangers:
+        return failed(
+            "model device",
+            f"the model computed on {', '.join(sorted(said))} and asked for output memory on {', '.join(strangers)}",
+        )
+    return passed("model device", f"the model computed on {', '.join(sorted(said))} and asked for output memory there")
+
+
+def _policy(rounds: list[Event], options: dict[str, Any], ended: Ended) -> Check:
+    policy = options["host_policy"]
+    tensors = [tensor for each in rounds for tensor in each["tensors"] if "all_zero" in tensor]
+    if not tensors:
+        return skipped("host policy", "no output came back")
+    if any(tensor["wrong"] for tensor in tensors):
+        if _copy_errors(ended):
+            return unknown("host policy", "a copy failed, so zeros do not tell which data the model read")
+        if all(tensor["all_zero"] for tensor in tensors):
+            text = (
+                f"the real data was given under {policy} and zeros under the default: the model read the zeros"
+                if policy
+                else "the real data was given under the default and zeros under a policy nobody has: zeros came back"
+            )
+            return failed("host policy", text)
+        return unknown("host policy", "the values are wrong, but not those of the other policy")
+    if policy:
+        return passed("host policy", f"the model read the data given under {policy}, not the default's zeros")
+    return passed("host policy", "the model read the default's data, not the zeros of a policy that it does not have")
+
+
+def _ledger(events: list[Event]) -> list[Check]:
+    counts = last(events, "ledger")
+    if counts is None:
+        return []
+    problems = [
+        text
+        for wrong, text in (
+            (counts["live"], f"{counts['live']} buffers ({counts['live_bytes']} bytes) were never released"),
+            (counts["double_releases"], f"{counts['double_releases']} buffers were released twice"),
+            (counts["mismatched"], f"{counts['mismatched']} releases named another buffer, size or place"),
+            (counts["free_failures"], f"{counts['free_failures']} buffers could not be freed"),
+        )
+        if wrong
+    ]
+    if problems:
+        return [failed("allocations", "; ".join(problems), **counts)]
+    if not counts["allocations"]:
+        return [skipped("allocations", "nothing was allocated", **counts)]
+    return [passed("allocations", f"{counts['allocations']} buffers given, each released once", **counts)]
+
+
+def _left(events: list[Event], ended: Ended) -> list[Check]:
+    problems = []
+    calls, stop = last(events, "calls"), last(events, "stop")
+    if stop is not None and stop["text"]:
+        problems.append(f"the server did not stop: {stop['text']}")
+    if calls is not None and calls["open"]:
+        problems.append(f"{calls['open']} request(s) never came back")
+    if calls is not None and calls["strays"]:
+        problems.append(f"{calls['strays']} response(s) came after their request was over")
+    problems += [f"left behind: {entry}" for entry in ended.leftovers]
+    if problems:
+        return [failed("left over", problems[0], problems=problems)]
+    if stop is None:
+        return []
+    return [passed("left over", f"no request, response, process or shared memory; stopped in {stop['seconds']:.2f} s")]
+
+
+def _copy_errors(ended: Ended) -> list[str]:
+    return [line for line in [*ended.log, *ended.errors] if _COPY_ERROR.search(line)]
+
+
+def _log(ended: Ended) -> Check:
+    lines = _copy_errors(ended)
+    if lines:
+        return failed("log", f"Triton logged a copy error: {lines[0].strip()}", lines=lines[:20])
+    if not ended.log:
+        return unknown("log", "Triton wrote no log")
+    return passed("log", f"{len(ended.log)} lines, none about a failed copy")

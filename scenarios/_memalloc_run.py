@@ -1,0 +1,395 @@
+"""memalloc's child: one server, one add/sub model, inputs and outputs where they were asked for; writes the journal."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import model_repos
+from harness.child import collect_stacks
+from harness.errors import UsageError
+from harness.journal import Journal
+from tritoncapi import (
+    CPU,
+    Buffer,
+    DataType,
+    Execution,
+    InferenceRequest,
+    Library,
+    Place,
+    ResponseAllocator,
+    Server,
+)
+from tritoncapi.errors import Error, TritonError
+from tritoncapi.tensor import datatype_of, encode
+
+from . import _triton
+
+FAKE_POLICY = "fake_host_policy"
+POISON = 0xA5
+ROUNDS = 2
+INPUTS, OUTPUTS = ("INPUT0", "INPUT1"), ("OUTPUT0", "OUTPUT1")
+_SHOWN = 16  # elements of a tensor that the journal keeps
+_DATATYPES = {"int32": DataType.INT32, "fp32": DataType.FP32, "bytes": DataType.BYTES}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The command's options, read."""
+
+    given: Place
+    asked: Place | None  # None: where the model prefers it
+    repository: Path | None
+    model: str
+    policy: str
+    datatype: DataType
+    backend: str
+    model_place: Place | None  # None: as the user's own model says
+    fault: str
+    verbose: bool
+    deadline: float  # time.monotonic()
+    patience: float  # seconds for one answer
+
+    @classmethod
+    def read(cls, options: dict[str, Any]) -> Plan:
+        """From the parent's parameters, which it has validated."""
+        asked = options["output"]
+        given = Place.parse(options["input"])
+        device = options["model_device"]
+        return cls(
+            given=given,
+            asked=None if asked == "preferred" else Place.parse(asked),
+            repository=Path(options["repository"]) if options["repository"] else None,
+            model=options["model"] or "",
+            policy=options["host_policy"] or "",
+            datatype=_DATATYPES[options["datatype"]],
+            backend=options["backend"],
+            model_place=Place.parse(device) if device else None,
+            fault=options["fault"] or "",
+            verbose=options["verbose"],
+            deadline=time.monotonic() + options["timeout"],
+            patience=options["timeout"] * 0.6,
+        )
+
+    @property
+    def own_model(self) -> bool:
+        """True for a model of ours, whose configuration we may extend."""
+        return self.repository is None
+
+
+def run(options: dict[str, Any], journal: Journal, folder: Path) -> bool:
+    """Entry point of the child. False when a server is left that cannot be stopped: the process must end at once."""
+    plan = Plan.read(options)
+    library = _triton.open_library(options["triton"], journal)
+    journal.phase("looking at the machine")
+    needed = {"the input (-i)": plan.given}
+    if plan.asked is not None:
+        needed["the output (-o)"] = plan.asked
+    if plan.model_place is not None:
+        needed["the model (--model-device)"] = plan.model_place
+    _triton.require_places(needed)
+    if plan.own_model and plan.backend == "python":
+        _triton.require_python_backend(library)
+    repository, plan = prepare_model(plan, folder)
+
+    journal.phase("starting the server")
+    server_settings: dict[str, Any] = {"host_policies": {plan.policy: {"numa-node": "0"}}} if plan.policy else {}
+    settings = _triton.server_options(
+        folder,
+        library,
+        options["shm_prefix"],
+        model_repository=repository,
+        log_verbose=1 if plan.verbose else 0,
+        **server_settings,
+    )
+    try:
+        server = Server(settings)
+    except TritonError as error:
+        journal.write("failed", what="server", text=str(error))
+        return True
+    stuck = False
+    try:
+        stuck = drive(server, plan, journal, folder)
+    finally:
+        stopped = not stuck and stop(server, plan, journal)
+    opened, strays = calls_left(library)
+    journal.write("calls", open=opened, strays=strays)
+    return stopped
+
+
+def prepare_model(plan: Plan, folder: Path) -> tuple[Path, Plan]:
+    """The repository to serve: the user's, or a copy of ours with the instance group that was asked for."""
+    if plan.repository is not None:
+        return plan.repository, plan
+    place = plan.model_place or CPU
+    repository = folder / "repository"
+    repository.mkdir()
+    name = f"add_sub_{plan.datatype.name.lower()}_{plan.backend}"
+    on_gpu = not place.on_host
+    extra = model_repos.instance_group(
+        "KIND_GPU" if on_gpu else "KIND_CPU", device=place.device if on_gpu else None, host_policy=plan.policy
+    )
+    if plan.backend == "python":
+        extra += model_repos.parameter("FORCE_CPU_ONLY_INPUT_TENSORS", "no" if on_gpu else "yes")
+    if plan.fault:
+        extra += model_repos.parameter("fault", plan.fault)
+    model_repos.copy_model(model_repos.folder("memalloc") / name, repository, extra)
+    return repository, replace(plan, model=name)
+
+
+def drive(server: Server, plan: Plan, journal: Journal, folder: Path) -> bool:
+    """Loads the model, looks at it, infers. True when a request is stuck in Triton: no stop would ever end then."""
+    metadata = server.metadata
+    journal.write("server", live=server.live, ready=server.ready, name=metadata["name"], version=metadata["version"])
+    journal.phase(f"loading the model {plan.model}")
+    try:
+        server.load(plan.model)
+    except TritonError as error:
+        journal.write("failed", what="load", model=plan.model, text=str(error))
+        return False
+    model = server.model_metadata(plan.model)
+    config = server.model_config(plan.model)
+    journal.write(
+        "model",
+        name=plan.model,
+        ready=server.model_ready(plan.model),
+        inputs=model["inputs"],
+        outputs=model["outputs"],
+        backend=config.get("backend", ""),
+        groups=config.get("instance_group", []),
+    )
+    datatype, shape = check_model(plan, model, config)
+    rule = "preferred" if plan.asked is None else plan.asked
+    with ResponseAllocator(rule, poison=POISON) as allocator:  # type: ignore[arg-type]
+        for number in range(ROUNDS):
+            journal.phase(f"inferring ({number + 1} of {ROUNDS})")
+            done, stuck = infer(server, plan, journal, folder, allocator, number, datatype, shape)
+            if not done:
+                break
+        journal.phase("counting what is left")
+        ledger(allocator, plan, journal)
+        if allocator.counts.live:
+            allocator.release()  # Triton still has buffers of it: deleting it would crash later
+        return stuck
+
+
+def check_model(plan: Plan, model: dict[str, Any], config: dict[str, Any]) -> tuple[DataType, tuple[int, ...]]:
+    """Datatype and shape of the model's tensors. Raises UsageError for a model that memalloc cannot drive."""
+    inputs = {tensor["name"]: tensor for tensor in model["inputs"]}
+    outputs = {tensor["name"]: tensor for tensor in model["outputs"]}
+    if not {*INPUTS} <= {*inputs} or not {*OUTPUTS} <= {*outputs}:
+        raise UsageError(
+            f"model {plan.model}: memalloc needs inputs INPUT0, INPUT1, outputs OUTPUT0 (sum), OUTPUT1 (difference); "
+            f"it has {', '.join(inputs) or 'no inputs'} and {', '.join(outputs) or 'no outputs'}"
+        )
+    datatype = DataType[inputs["INPUT0"]["datatype"]]
+    if datatype not in _DATATYPES.values() or inputs["INPUT1"]["datatype"] != datatype.name:
+        raise UsageError(f"model {plan.model}: memalloc adds INT32, FP32 or BYTES, its inputs are {datatype.name}")
+    if plan.policy:
+        policies = instance_policies(config)
+        if plan.policy not in policies:
+            have = ", ".join(sorted(policies)) or "none"
+            raise UsageError(
+                f"model {plan.model}: no instance has the host policy {plan.policy}; its policies: {have} "
+                "(set instance_group.host_policy in its config.pbtxt)"
+            )
+    shape = tuple(16 if n < 0 else n for n in inputs["INPUT0"]["shape"])
+    if config.get("max_batch_size", 0) > 0:
+        shape = (1, *shape[1:])
+    return datatype, shape
+
+
+def instance_policies(config: dict[str, Any]) -> set[str]:
+    """The host policies of a model's instances, with Triton's defaults for groups that name none."""
+    found = set()
+    for group in config.get("instance_group", []):
+        if group.get("host_policy"):
+            found.add(group["host_policy"])
+        elif group.get("kind") == "KIND_GPU":
+            found.update(f"gpu_{device}" for device in group.get("gpus", []))
+        else:
+            found.add("model" if group.get("kind") == "KIND_MODEL" else "cpu")
+    return found
+
+
+def operands(number: int, datatype: DataType, shape: tuple[int, ...]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Two inputs that differ from round to round, so that an old answer cannot pass for a new one."""
+    count = int(np.prod(shape))
+    first = (np.arange(count) + 3 + 100 * number).reshape(shape)
+    second = np.full(shape, 1 + number)
+    return as_type(first, datatype), as_type(second, datatype)
+
+
+def as_type(values: npt.NDArray[Any], datatype: DataType) -> npt.NDArray[Any]:
+    """Integers as the model's datatype; BYTES are decimal text."""
+    if datatype == DataType.BYTES:
+        text = np.empty(values.shape, dtype=object)
+        for index, value in np.ndenumerate(values):
+            text[index] = str(int(value)).encode()
+        return text
+    return values.astype(np.float32 if datatype == DataType.FP32 else np.int32)
+
+
+def numbers(values: npt.NDArray[Any]) -> list[Any]:
+    """A tensor's elements as numbers; what is no number stays text."""
+    found: list[Any] = []
+    for value in values.flat:
+        if isinstance(value, bytes):
+            try:
+                found.append(int(value))
+            except ValueError:
+                found.append(value.decode(errors="replace"))
+        else:
+            found.append(value.item())
+    return found
+
+
+def infer(  # noqa: PLR0917
+    server: Server,
+    plan: Plan,
+    journal: Journal,
+    folder: Path,
+    allocator: ResponseAllocator,
+    number: int,
+    datatype: DataType,
+    shape: tuple[int, ...],
+) -> tuple[bool, bool]:
+    """One round: whether it was answered in time, and whether the request is stuck in Triton."""
+    a, b = operands(number, datatype, shape)
+    real = {"INPUT0": a, "INPUT1": b}
+    zero = as_type(np.zeros(shape, dtype=np.int64), datatype)
+    whole = [np.array(numbers(x)).reshape(shape) for x in (a, b)]
+    expected = {"OUTPUT0": whole[0] + whole[1], "OUTPUT1": whole[0] - whole[1]}
+    buffers: list[Buffer] = []
+    execution: Execution | None = None
+    request = InferenceRequest(server, plan.model)
+    try:
+        for name in INPUTS:
+            request.add_input(name, datatype_of(real[name]), shape)
+            data, zeros = (Buffer.from_bytes(encode(x), plan.given) for x in (real[name], zero))
+            buffers += [data, zeros]
+            # With a policy: zeros for everybody else. Without: zeros for a policy that nobody has.
+            request.append(name, zeros if plan.policy else data)
+            request.append(name, data if plan.policy else zeros, host_policy=plan.policy or FAKE_POLICY)
+        for name in OUTPUTS:
+            request.add_output(name)
+        execution = request.start(allocator)
+        timely = execution.wait(plan.patience)
+        if not timely:
+            journal.write("stacks", text=collect_stacks(os.getpid(), folder))
+        note_round(journal, execution, number, expected, "" if timely else execution.explain(plan.patience))
+        return timely, not timely and not execution.released
+    except TritonError as error:
+        journal.write("failed", what="infer", round=number, text=str(error))
+        return False, False
+    finally:
+        request.close()
+        if execution is None or execution.done:  # else Triton may still read them
+            for buffer in buffers:
+                buffer.close()
+
+
+def note_round(
+    journal: Journal, execution: Execution, number: int, expected: dict[str, npt.NDArray[Any]], late: str
+) -> None:
+    """Writes down what came back: the responses, and each output's way and values."""
+    errors, tensors, parameters, count = [], [], {}, 0
+    while (response := execution.poll()) is not None:
+        count += 1
+        with response:
+            error = response.error
+            if error is not None:
+                errors.append(str(error))
+                continue
+            parameters = {key: value for key, value in response.parameters.items() if not isinstance(value, bytes)}
+            tensors += [note_output(output, expected.get(output.name)) for output in response]
+    progress = execution.progress
+    journal.write(
+        "round",
+        number=number,
+        late=late,
+        responses=count,
+        finals=progress.finals,
+        releases=progress.releases,
+        errors=errors,
+        tensors=tensors,
+        expected=list(expected),
+        parameters=parameters,
+        seconds=((progress.final_ns or progress.start_ns) - progress.start_ns) / 1e9,
+    )
+
+
+def note_output(output: Any, expected: npt.NDArray[Any] | None) -> dict[str, Any]:
+    """One output tensor as plain data."""
+    note: dict[str, Any] = {
+        "name": output.name,
+        "datatype": output.datatype.name,
+        "shape": list(output.shape),
+        "nbytes": output.nbytes,
+        "reported": str(output.place),
+        "address": output.address,
+    }
+    try:
+        raw = output.buffer.tobytes() if output.nbytes else b""
+        note["unwritten"] = bool(raw) and set(raw) == {POISON}
+        note["zeros"] = bool(raw) and not any(raw)
+        got = numbers(output.numpy())
+    except (Error, ValueError) as error:
+        note["unreadable"] = str(error)
+        return note
+    if expected is not None:
+        want = numbers(expected)
+        wrong = [i for i, (x, y) in enumerate(zip(want, got, strict=False)) if x != y]
+        note |= {
+            "wrong": len(wrong) + abs(len(want) - len(got)),
+            "count": len(want),
+            "expected_shape": list(expected.shape),
+            "first_wrong": {"index": wrong[0], "expected": want[wrong[0]], "got": got[wrong[0]]} if wrong else None,
+            "all_zero": all(value == 0 for value in got),
+        }
+    note["values"] = got[:_SHOWN]
+    return note
+
+
+def ledger(allocator: ResponseAllocator, plan: Plan, journal: Journal) -> None:
+    """Writes down every allocation and the totals."""
+    for record in allocator.records:
+        journal.write(
+            "allocation",
+            tensor=record.tensor,
+            nbytes=record.nbytes,
+            asked="preferred" if plan.asked is None else str(plan.asked),
+            preferred=str(record.preferred),
+            actual=str(record.actual),
+            address=record.address,
+            releases=record.releases,
+            mismatched=record.mismatched,
+        )
+    counts = allocator.counts
+    journal.write("ledger", **{name: getattr(counts, name) for name in counts.__dataclass_fields__})
+
+
+def stop(server: Server, plan: Plan, journal: Journal) -> bool:
+    """Stops the server and writes down how that went; False when it would not."""
+    journal.phase("stopping the server")
+    began = time.monotonic()
+    try:
+        server.close(timeout=max(2.0, plan.deadline - began - 3.0))
+    except Error as error:
+        journal.write("stop", text=str(error), seconds=time.monotonic() - began)
+        return False
+    journal.write("stop", text="", seconds=time.monotonic() - began)
+    return True
+
+
+def calls_left(library: Library) -> tuple[int, int]:
+    """Executions that are still open, and responses that came for nobody."""
+    return library.native.open_calls()
+
+

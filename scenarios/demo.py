@@ -1,0 +1,153 @@
+"""demo: memalloc in every form that this machine can run; what ``make run`` shows."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness import child
+from harness.errors import LacksError
+from harness.options import json_option, timeout_option, triton_option
+from harness.verdict import ExitCode, Verdict, exit_code
+
+from . import info, memalloc
+
+Case = dict[str, Any]
+
+
+def cpu_cases() -> list[Case]:
+    """Every datatype with and without a host policy on the native backend, and every datatype on the Python one."""
+    native = [
+        {"backend": "native", "datatype": datatype, "host_policy": policy}
+        for policy, datatype in itertools.product((None, "numa0"), ("int32", "fp32", "bytes"))
+    ]
+    return [*native, *({"backend": "python", "datatype": datatype} for datatype in ("int32", "fp32", "bytes"))]
+
+
+def gpu_cases(devices: int) -> list[Case]:
+    """For one GPU every way in and out with the model on either side; for more, the ways across devices too."""
+    places = ["cpu", "pinned", "gpu:0"]
+    cases = [
+        {"backend": backend, "input": given, "output": asked, "model_device": device}
+        for backend, device, given, asked in itertools.product(
+            ("native", "python"), ("cpu", "gpu:0"), places, [*places, "preferred"]
+        )
+    ]
+    if devices > 1:
+        cases += [
+            {"backend": backend, "input": given, "output": asked, "model_device": device}
+            for backend, (given, asked), device in itertools.product(
+                ("native", "python"), (("gpu:1", "gpu:0"), ("gpu:0", "gpu:1")), ("gpu:0", "gpu:1")
+            )
+        ]
+    return cases
+
+
+def known_defect(case: Case) -> str:
+    """Why memalloc is expected to fail here, or nothing: a defect of Triton's that it has to catch."""
+    on_gpu = case.get("model_device", "").startswith("gpu")
+    if case["backend"] == "python" and on_gpu and case.get("output") == "pinned":
+        return "known defect: the Python backend's GPU output does not arrive in pinned memory"
+    return ""
+
+
+def run_case(case: Case, options: dict[str, Any]) -> dict[str, Any]:
+    """One row: how the case ended, and why."""
+    began = time.monotonic()
+    row: dict[str, Any] = {"case": case, "expected": "fail" if known_defect(case) else "pass"}
+    try:
+        result = memalloc.run({**options, **case})
+    except LacksError as error:
+        return {**row, "verdict": "skipped", "sentence": str(error), "seconds": time.monotonic() - began}
+    row |= {"verdict": result.verdict.value, "sentence": result.sentence, "seconds": time.monotonic() - began}
+    return row
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """A row for people."""
+    case = row["case"]
+    full = memalloc.complete(case)
+    note = row["sentence"] if row["verdict"] != "pass" else ""
+    if note and row["verdict"] == row["expected"]:
+        note = f"{known_defect(case)} ({note})"
+    return [
+        full["backend"],
+        full["datatype"],
+        full["model_device"] or "",
+        full["input"],
+        full["output"],
+        full["host_policy"] or "-",
+        row["verdict"].upper() if row["verdict"] != row["expected"] else row["verdict"],
+        f"{row['seconds']:.2f} s",
+        note,
+    ]
+
+
+def total(rows: list[dict[str, Any]]) -> Verdict:
+    """Pass when every case ended as expected; those that this machine cannot run do not count, unless they are all."""
+    counted = [row for row in rows if row["verdict"] != "skipped"]
+    if not counted:
+        return Verdict.UNKNOWN
+    surprises = {row["verdict"] for row in counted if row["verdict"] != row["expected"]}
+    if not surprises:
+        return Verdict.PASS
+    return Verdict.UNKNOWN if surprises == {"unknown"} else Verdict.FAIL
+
+
+@click.command()
+@timeout_option(60)
+@triton_option
+@json_option
+@click.option("--gpu/--no-gpu", default=None, help="Run, or leave out, the GPU cases. Default: where there is a GPU.")
+def command(timeout: float, triton: str | None, json_file: Path | None, gpu: bool | None) -> None:
+    """Runs memalloc in every form that this machine can run, and shows one line for each.
+
+    A defect of Triton that memalloc is known to catch is expected to fail, and counts as such.
+    """
+    from harness import report  # noqa: PLC0415
+
+    report.check_writable(json_file)
+    out = report.console()
+    quiet = str(json_file) == "-"
+    facts = info.collect(triton)
+    devices = len(facts["gpus"]["devices"])
+    if not quiet:
+        info.show(facts)
+        out.print("\nmemalloc: inputs and outputs of an add/sub model, placed and checked on this Triton\n")
+    if gpu and not devices:
+        raise LacksError(f"--gpu needs a CUDA device: {facts['gpus']['reason']}")
+    cases = cpu_cases() + (gpu_cases(devices) if devices and gpu is not False else [])
+    columns = ["backend", "datatype", "model on", "input", "output", "policy", "verdict", "time", ""]
+    widths = [7, 8, 8, 6, 9, 6, 7, 7, 0]
+    results = []
+    if not quiet:
+        out.print("  ".join(f"{name:<{width}}" for name, width in zip(columns, widths, strict=True)), style="bold")
+    try:
+        for case in cases:
+            row = run_case(case, {"timeout": timeout, "triton": triton})
+            results.append(row)
+            if not quiet:
+                line = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells(row), widths, strict=True))
+                out.print(line.rstrip(), markup=False, style=None if row["verdict"] == row["expected"] else "bold red")
+    except child.Interrupted:
+        out.print(f"demo: UNKNOWN - interrupted after {len(results)} of {len(cases)} cases")
+        raise SystemExit(ExitCode.UNKNOWN) from None
+    finally:
+        if json_file is not None:
+            report.write_json(json_file, {"info": facts, "rows": results, "verdict": total(results).value})
+    verdict = total(results)
+    skips = sum(row["verdict"] == "skipped" for row in results)
+    defects = sum(row["expected"] == "fail" == row["verdict"] for row in results)
+    text = f"{len(results) - skips} of {len(results)} cases ran"
+    if skips:
+        text += f", {skips} skipped: this machine lacks what they need"
+    if defects:
+        text += f", {defects} caught a known defect of Triton"
+    if not quiet:
+        out.print()
+        out.print(report.verdict_line("demo", verdict, text))
+    raise SystemExit(exit_code(verdict))
