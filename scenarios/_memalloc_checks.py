@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.child import Ended
 from harness.journal import Event, all_of, last
-from harness.verdict import Check, failed, passed, skipped, unknown
+from harness.verdict import Check, Verdict, failed, passed, skipped, unknown
 
 # Lines of Triton's log, or of a stub's output, that say that data did not get where it should.
 _COPY_ERROR = re.compile(
@@ -20,7 +20,7 @@ _COPY_ERROR = re.compile(
 def judge(ended: Ended, options: dict[str, Any]) -> list[Check]:
     """All checks of a run; those that its early end made impossible are left out."""
     events = ended.events
-    checks = _failures(events)
+    checks = _failures(ended)
     server, model = last(events, "server"), last(events, "model")
     if server is not None:
         checks.append(_server(server))
@@ -37,7 +37,9 @@ def judge(ended: Ended, options: dict[str, Any]) -> list[Check]:
     checks += _ledger(events)
     checks += _left(events, ended)
     if server is not None:
-        checks.append(_log(ended))
+        log = _log(ended)
+        # A copy that failed explains the values, so it comes before them.
+        checks.insert(0, log) if log.verdict == Verdict.FAIL else checks.append(log)
     return checks
 
 
@@ -72,11 +74,21 @@ def _end(ended: Ended) -> list[Check]:
     return []
 
 
-def _failures(events: list[Event]) -> list[Check]:
+def _failures(ended: Ended) -> list[Check]:
     names = {"server": "the server did not start", "load": "the model did not load", "infer": "the request was refused"}
     checks = {"infer": "answer", "load": "model"}
-    found = ((str(event["what"]), event["text"]) for event in all_of(events, "failed"))
-    return [failed(checks.get(what, what), f"{names[what]}: {text}") for what, text in found]
+    found = ((str(event["what"]), event["text"]) for event in all_of(ended.events, "failed"))
+    return [failed(checks.get(what, what), f"{names[what]}: {text}{_detail(text, ended)}") for what, text in found]
+
+
+def _detail(text: str, ended: Ended) -> str:
+    """What Triton says only in its log, or protobuf only on standard error, of a model that it could not read."""
+    if "failed to poll" not in text:
+        return ""
+    lines = [*ended.log, *ended.errors]
+    polls = [line.partition("Poll failed for ")[2].rstrip('"') for line in lines if "Poll failed for " in line]
+    parses = [line.partition("] ")[2] for line in lines if "libprotobuf ERROR" in line]
+    return "".join(f"; {reason}" for reason in [*polls[:1], *parses[:1]])
 
 
 def _server(server: Event) -> Check:
@@ -188,6 +200,8 @@ def _computed(rounds: list[Event], events: list[Event], options: dict[str, Any])
     if not said:
         return skipped("model device", "the model does not say where it computed")
     wanted = options["model_device"]
+    if options["datatype"] == "bytes" and wanted and wanted != "cpu":
+        return skipped("model device", "the test backend computes BYTES on the CPU, on a GPU instance too")
     if wanted and said != {wanted}:
         return failed("model device", f"the model computed on {', '.join(sorted(said))}, asked for {wanted}")
     asked_for = {a["preferred"] for a in all_of(events, "allocation")}
@@ -246,7 +260,7 @@ def _left(events: list[Event], ended: Ended) -> list[Check]:
     problems = []
     calls, stop = last(events, "calls"), last(events, "stop")
     if stop is not None and stop["text"]:
-        problems.append(f"the server did not stop: {stop['text']}")
+        problems.append(stop["text"])
     if calls is not None and calls["open"]:
         problems.append(f"{calls['open']} request(s) never came back")
     if calls is not None and calls["strays"]:

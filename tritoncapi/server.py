@@ -160,7 +160,10 @@ class Server(Handle):
             raise StopTimeout(f"model {model!r} is not unloaded after {timeout:g} s")
 
     def wait_unloaded(self, models: Iterable[str] | None = None, timeout: float = DEFAULT_STOP_TIMEOUT) -> bool:
-        """Waits until none of the models (default: of all) is in the process any more; False when time is over."""
+        """Waits until none of the models (default: of all) is in the process any more; False when time is over.
+
+        Triton's index leaves out a model whose folder is in no repository (any more): that one is not waited for.
+        """
         wanted = None if models is None else set(models)
 
         def gone() -> bool:
@@ -307,7 +310,11 @@ class Server(Handle):
 
     def _held_up(self, unanswered: int) -> str:
         """What keeps the server from stopping."""
-        what = [f"{entry.name} is {entry.state}" for entry in self.index() if entry.state not in ("", "UNAVAILABLE")]
+        try:
+            rows = [entry for entry in self.index() if entry.state not in ("", "UNAVAILABLE")]
+        except TritonError:  # it was stopped before
+            rows = []
+        what = [f"{row.name} is {row.state}" for row in rows]
         if unanswered:
             what.append(f"{unanswered} request(s) never came back")
         held = self._default_allocator.counts.live if self._default_allocator is not None else 0
@@ -321,7 +328,9 @@ class Server(Handle):
 
     def _unload_all(self, timeout: float) -> None:
         try:
-            for name in {entry.name for entry in self.index(ready_only=True)}:
+            names = {entry.name for entry in self.index(ready_only=True)}
+            names |= {row["name"] for row in self.model_statistics()}  # has models too that lie in no repository
+            for name in names:
                 self.unload(name)
         except TritonError:  # the control mode may not allow it; stopping then takes its second
             return

@@ -24,9 +24,15 @@ struct rule {
   struct rule *next;
 };
 
+/* Tensor names are kept until the allocator is deleted: Python reads them after the lock is gone. A model has few. */
+struct name {
+  struct name *next;
+  char text[];
+};
+
 /* What Python reads, in one piece. */
 struct tc_record {
-  const char *tensor; /* owned by the record; valid until the record is cleared */
+  const char *tensor; /* owned by the allocator, valid as long as it is */
   void *buffer;
   uint64_t sequence;
   uint64_t byte_size;
@@ -54,19 +60,22 @@ struct tc_counts {
 struct tc_allocator {
   pthread_mutex_t lock;
   struct rule *rules;
+  struct name *names;
   bool keep;  /* keep records of released buffers until they are cleared */
   bool ipc;   /* hand out CUDA IPC handles for GPU buffers */
+  int poison; /* the byte that new buffers are filled with, or -1 */
   struct tc_counts counts;
   struct record *first, *last;
   char free_error[160];
 };
 
-struct tc_allocator *tc_allocator_new(int keep, int ipc) {
+struct tc_allocator *tc_allocator_new(int keep, int ipc, int poison) {
   struct tc_allocator *allocator = calloc(1, sizeof *allocator);
   if (!allocator) return NULL;
   pthread_mutex_init(&allocator->lock, NULL);
   allocator->keep = keep != 0;
   allocator->ipc = ipc != 0;
+  allocator->poison = poison;
   return allocator;
 }
 
@@ -112,6 +121,13 @@ static const char *allocate(int memory_type, int64_t id, size_t byte_size, void 
   }
 }
 
+/* So that memory which nobody wrote cannot pass for an answer, not even for one of zeros. */
+static const char *fill(int memory_type, int64_t id, void *buffer, size_t byte_size, int poison) {
+  if (memory_type == TC_MEMORY_GPU) return tc_gpu_fill((int)id, buffer, byte_size, (unsigned char)poison);
+  memset(buffer, poison, byte_size);
+  return NULL;
+}
+
 static const char *release(int memory_type, int64_t id, void *buffer) {
   switch (memory_type) {
     case TC_MEMORY_PINNED:
@@ -129,9 +145,17 @@ static void unlink_record(struct tc_allocator *allocator, struct record *record)
   *(record->next ? &record->next->previous : &allocator->last) = record->previous;
 }
 
-static void free_record(struct record *record) {
-  free((char *)record->public.tensor);
-  free(record);
+/* The allocator's own copy of a name; NULL without memory. Its lock is held. */
+static const char *keep_name(struct tc_allocator *allocator, const char *text) {
+  for (struct name *name = allocator->names; name; name = name->next)
+    if (strcmp(name->text, text) == 0) return name->text;
+  size_t size = strlen(text) + 1;
+  struct name *fresh = malloc(sizeof *fresh + size);
+  if (!fresh) return NULL;
+  memcpy(fresh->text, text, size);
+  fresh->next = allocator->names;
+  allocator->names = fresh;
+  return fresh->text;
 }
 
 static TRITONSERVER_Error *refuse(struct tc_allocator *allocator, int code, const char *tensor, const char *why) {
@@ -153,6 +177,7 @@ TRITONSERVER_Error *tc_allocator_alloc(
   pthread_mutex_lock(&allocator->lock);
   const struct rule *found = rule_for(allocator, tensor);
   const struct rule rule = found ? *found : (struct rule){.mode = MODE_PREFERRED};
+  const char *name = keep_name(allocator, tensor ? tensor : "");
   pthread_mutex_unlock(&allocator->lock);
   if (rule.mode == MODE_FAIL) return refuse(allocator, rule.error_code, tensor, rule.message ? rule.message : "failed");
   bool preferred = rule.mode == MODE_PREFERRED;
@@ -160,17 +185,19 @@ TRITONSERVER_Error *tc_allocator_alloc(
   int64_t id = preferred ? preferred_id : rule.memory_type_id;
 
   struct record *record = calloc(1, sizeof *record);
-  char *name = strdup(tensor ? tensor : "");
   const char *error = record && name ? NULL : "out of host memory";
   if (!error && byte_size) error = allocate(type, id, byte_size, buffer);
+  if (!error && byte_size && allocator->poison >= 0) {
+    error = fill(type, id, *buffer, byte_size, allocator->poison);
+    if (error) release(type, id, *buffer);
+  }
   if (error) {
     free(record);
-    free(name);
     return refuse(allocator, TC_ERROR_UNAVAILABLE, tensor, error);
   }
   *actual_type = type;
   *actual_id = id;
-  *buffer_userp = record;
+  int64_t now = tc_now();
   record->owner = allocator;
   record->public = (struct tc_record){
       .tensor = name,
@@ -180,16 +207,27 @@ TRITONSERVER_Error *tc_allocator_alloc(
       .preferred_id = preferred_id,
       .actual_type = type,
       .actual_id = id,
-      .allocated_ns = tc_now(),
+      .allocated_ns = now,
   };
 
   pthread_mutex_lock(&allocator->lock);
   struct tc_counts *counts = &allocator->counts;
   record->public.sequence = counts->allocations++;
-  counts->zero_sized += byte_size == 0;
-  counts->live++;
-  counts->live_bytes += byte_size;
-  if (counts->live_bytes > counts->peak_bytes) counts->peak_bytes = counts->live_bytes;
+  if (byte_size) {
+    *buffer_userp = record;
+    counts->live++;
+    counts->live_bytes += byte_size;
+    if (counts->live_bytes > counts->peak_bytes) counts->peak_bytes = counts->live_bytes;
+  } else {
+    /* There is no buffer, and Triton releases none: nothing is out, the record is complete. */
+    counts->zero_sized++;
+    record->public.released_ns = now;
+    if (!allocator->keep) {
+      pthread_mutex_unlock(&allocator->lock);
+      free(record);
+      return NULL;
+    }
+  }
   record->previous = allocator->last;
   *(allocator->last ? &allocator->last->next : &allocator->first) = record;
   allocator->last = record;
@@ -202,6 +240,7 @@ TRITONSERVER_Error *tc_allocator_release(
     int64_t memory_type_id) {
   (void)handle;
   struct record *record = buffer_userp;
+  if (!record && !buffer) return NULL; /* an empty output, should a Triton ever release one */
   if (!record) return tc_triton.ErrorNew(TC_ERROR_INTERNAL, "response allocator: release without an allocation");
   struct tc_allocator *allocator = record->owner;
   struct tc_record *public = &record->public;
@@ -229,7 +268,7 @@ TRITONSERVER_Error *tc_allocator_release(
   bool forget = !allocator->keep;
   if (forget) unlink_record(allocator, record);
   pthread_mutex_unlock(&allocator->lock);
-  if (forget) free_record(record);
+  if (forget) free(record);
   const char *error = mine ? release(type, id, mine) : NULL;
   if (!error) return NULL;
   pthread_mutex_lock(&allocator->lock);
@@ -289,8 +328,7 @@ void tc_allocator_counts(struct tc_allocator *allocator, struct tc_counts *count
   pthread_mutex_unlock(&allocator->lock);
 }
 
-/* Copies up to `limit` records, oldest first, from the one numbered `from` on. Returns how many. The tensor names stay
- * valid while the records are kept. */
+/* Copies up to `limit` records, oldest first, from the one numbered `from` on. Returns how many. */
 size_t tc_allocator_records(struct tc_allocator *allocator, uint64_t from, struct tc_record *records, size_t limit) {
   size_t count = 0;
   pthread_mutex_lock(&allocator->lock);
@@ -305,9 +343,9 @@ void tc_allocator_clear(struct tc_allocator *allocator) {
   pthread_mutex_lock(&allocator->lock);
   for (struct record *record = allocator->first, *next; record; record = next) {
     next = record->next;
-    if (!record->public.releases) continue;
+    if (!record->public.released_ns) continue;
     unlink_record(allocator, record);
-    free_record(record);
+    free(record);
   }
   pthread_mutex_unlock(&allocator->lock);
 }
@@ -324,6 +362,10 @@ uint64_t tc_allocator_delete(struct tc_allocator *allocator) {
     free(rule->tensor);
     free(rule->message);
     free(rule);
+  }
+  for (struct name *name = allocator->names, *next; name; name = next) {
+    next = name->next;
+    free(name);
   }
   pthread_mutex_destroy(&allocator->lock);
   free(allocator);

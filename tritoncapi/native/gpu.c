@@ -27,6 +27,8 @@ static struct {
   cu_result (*free)(cu_pointer);
   cu_result (*host_alloc)(void **, size_t, unsigned);
   cu_result (*host_free)(void *);
+  cu_result (*fill)(cu_pointer, unsigned char, size_t);
+  cu_result (*synchronize)(void);
   cu_result (*ipc_handle)(struct cu_ipc_handle *, cu_pointer);
   cu_result (*error_name)(cu_result, const char **);
 } cu;
@@ -64,6 +66,8 @@ static void open_driver(void) {
       {"cuMemFree_v2", &cu.free},
       {"cuMemHostAlloc", &cu.host_alloc},
       {"cuMemFreeHost", &cu.host_free},
+      {"cuMemsetD8_v2", &cu.fill},
+      {"cuCtxSynchronize", &cu.synchronize},
       {"cuIpcGetMemHandle", &cu.ipc_handle},
       {"cuGetErrorName", &cu.error_name},
   };
@@ -144,6 +148,15 @@ const char *tc_gpu_free(int device, void *buffer) {
   cu_result result = cu.free((cu_pointer)(uintptr_t)buffer);
   leave();
   return result ? failed("cuMemFree", result) : NULL;
+}
+
+const char *tc_gpu_fill(int device, void *buffer, size_t byte_size, unsigned char value) {
+  const char *error = enter(device);
+  if (error) return error;
+  cu_result result = cu.fill((cu_pointer)(uintptr_t)buffer, value, byte_size);
+  if (!result) result = cu.synchronize(); /* it must not come after what the model writes on a stream of its own */
+  leave();
+  return result ? failed("cuMemsetD8", result) : NULL;
 }
 
 const char *tc_gpu_ipc_handle(int device, void *buffer, unsigned char handle[64]) {

@@ -10,6 +10,7 @@ const char *tc_pinned_alloc(size_t byte_size, void **buffer);
 const char *tc_pinned_free(void *buffer);
 const char *tc_gpu_alloc(int device, size_t byte_size, void **buffer);
 const char *tc_gpu_free(int device, void *buffer);
+const char *tc_gpu_fill(int device, void *buffer, size_t byte_size, unsigned char value);
 const char *tc_gpu_ipc_handle(int device, void *buffer, unsigned char handle[64]);
 
 #endif

@@ -1,0 +1,140 @@
+"""The child process: however it ends, the parent says how, and nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness import child, journal
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+
+
+def run(name: str, folder: Path, timeout: float = 20, **parameters: object) -> child.Ended:
+    return child.run(child.Job(f"null_system:{name}", parameters, timeout), folder)
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_orderly_end(tmp_path: Path) -> None:
+    ended = run("fine", tmp_path, text="ü", number=3)
+    assert (ended.how, ended.code, ended.phase) == ("ended", 0, "working")
+    echo = journal.last(ended.events, "echo")
+    assert echo is not None
+    assert echo["parameters"] == {"text": "ü", "number": 3}
+    assert journal.last(ended.events, "end")
+    assert ended.leftovers == []
+
+
+@pytest.mark.parametrize(("name", "number"), [("segfault", "SIGSEGV"), ("abort", "SIGABRT")])
+def test_crash_is_reported_with_signal_and_stacks(tmp_path: Path, name: str, number: str) -> None:
+    ended = run(name, tmp_path)
+    assert (ended.how, ended.signal) == ("crashed", number)
+    assert "null_system.py" in ended.stacks
+    assert journal.last(ended.events, "end") is None
+
+
+def test_hang_is_ended_with_stacks(tmp_path: Path) -> None:
+    ended = run("hang", tmp_path, timeout=1.5)
+    assert ended.how == "hung"
+    assert ended.phase == "waiting for ever"
+    assert "null_system.py" in ended.stacks
+    assert "in wait" in ended.stacks
+    assert "Native" in ended.stacks
+
+
+def test_hang_takes_its_children_along(tmp_path: Path) -> None:
+    ended = run("hang_with_children", tmp_path, timeout=1.5)
+    grandchild = journal.last(ended.events, "grandchild")
+    assert grandchild is not None
+    assert gone(grandchild["pid"])
+    assert any(str(grandchild["pid"]) in entry for entry in ended.leftovers)
+
+
+def test_what_is_left_behind_is_found_and_removed(tmp_path: Path) -> None:
+    prefix = f"tritoncapi_test_{uuid.uuid4().hex}_"
+    ended = run("leaves_things", tmp_path, shm_prefix=prefix)
+    grandchild = journal.last(ended.events, "grandchild")
+    assert grandchild is not None
+    assert gone(grandchild["pid"])
+    assert not list(Path("/dev/shm").glob(prefix + "*"))
+    text = "\n".join(ended.leftovers)
+    assert "shared memory" in text
+    assert "temporary file forgotten" in text
+    assert str(grandchild["pid"]) in text
+
+
+def test_broken_harness_is_not_a_pass(tmp_path: Path) -> None:
+    ended = run("raises", tmp_path)
+    broken = journal.last(ended.events, "broken")
+    assert broken is not None
+    assert broken["text"] == "RuntimeError: the harness is broken"
+    assert ended.code == 3
+    assert journal.last(ended.events, "end") is None
+
+
+@pytest.mark.parametrize(("name", "event", "code"), [("usage", "usage", 2), ("lacks", "lacks", 4)])
+def test_reasons_not_to_begin(tmp_path: Path, name: str, event: str, code: int) -> None:
+    ended = run(name, tmp_path)
+    assert ended.code == code
+    assert journal.last(ended.events, event)
+
+
+def test_leaving_at_once_does_not_wait_for_threads(tmp_path: Path) -> None:
+    ended = run("leaves_at_once", tmp_path)
+    assert (ended.how, ended.code) == ("ended", 0)
+    assert journal.last(ended.events, "end")
+
+
+def test_exit_without_a_word_is_noticed(tmp_path: Path) -> None:
+    ended = run("exits", tmp_path)
+    assert (ended.how, ended.code, ended.phase) == ("ended", 7, "leaving")
+    assert journal.last(ended.events, "end") is None
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from harness import child
+try:
+    child.run(child.Job("null_system:hang_with_children", {}, 60), Path(sys.argv[1]))
+except child.Interrupted:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_end_of_the_parent_ends_the_child(tmp_path: Path, number: signal.Signals) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    path = tmp_path / "journal.jsonl"
+    assert child.until(lambda: journal.last(journal.read(path), "phase") is not None, 20)
+    event = journal.last(journal.read(path), "grandchild")
+    assert event is not None
+    processes = [*psutil.Process(parent.pid).children(recursive=True)]
+    assert len(processes) >= 2
+    os.kill(parent.pid, number)
+    out, _ = parent.communicate(timeout=20)
+    child_process = next(p for p in processes if p.pid != event["pid"])
+    assert child.until(lambda: gone(child_process.pid), 10)
+    if number != signal.SIGKILL:
+        assert out == "interrupted\n"
+        assert child.until(lambda: gone(event["pid"]), 10)
+    else:
+        os.kill(event["pid"], signal.SIGKILL)  # a grandchild that is none of Triton's stubs outlives a killed parent

@@ -1,0 +1,344 @@
+"""memalloc on a real Triton: it passes where all is well, and names every fault that is planted."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import model_repos
+from harness import child, cli, journal
+from scenarios import memalloc
+
+pytestmark = pytest.mark.triton
+
+
+def invoke(*words: str) -> Result:
+    return CliRunner().invoke(cli.main, ["memalloc", *words])
+
+
+def verdict(output: str) -> str:
+    return output.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("policy", ["", "numa0"])
+@pytest.mark.parametrize("datatype", ["int32", "fp32", "bytes"])
+def test_native_backend_passes(datatype: str, policy: str) -> None:
+    done = invoke("--datatype", datatype, *(["-h", policy] if policy else []))
+    assert done.exit_code == 0, done.output
+    assert verdict(done.output).startswith("memalloc: PASS")
+    for name in ("values", "placement", "host policy", "allocations", "left over", "log"):
+        assert re.search(rf"ok +{name} ", done.output), name
+
+
+@pytest.mark.parametrize("datatype", ["int32", "fp32", "bytes"])
+def test_python_backend_passes(datatype: str) -> None:
+    done = invoke("--backend", "python", "--datatype", datatype)
+    assert done.exit_code == 0, done.output
+
+
+def test_python_backend_ignores_host_policies_and_is_caught() -> None:
+    done = invoke("--backend", "python", "-h", "numa0")
+    assert done.exit_code == 1
+    assert "given under numa0 and zeros under the default: the model read the zeros" in done.output
+
+
+def test_preferred_placement() -> None:
+    done = invoke("-o", "preferred")
+    assert done.exit_code == 0, done.output
+    assert re.search(r"OUTPUT0 +cpu +preferred +cpu +cpu +cpu", done.output)
+
+
+FAULTS = [
+    ("fail_model_init", "model: the model did not load: .*fail_model_init"),
+    ("fail_instance_init", "model: the model did not load: .*fail_instance_init"),
+    ("fail_execute", "answer: round 1: the model answered with an error: .*fail_execute"),
+    ("fail_request", "answer: round 1: the model answered with an error: .*fail_request"),
+    ("wrong_values", r"values: round 1, OUTPUT0: 1 of 16 values are wrong; the first at \[0\]: 5 instead of 4"),
+    ("zero_output", "values: round 1, OUTPUT0: all 16 values are zero"),
+    ("wrong_shape", r"values: .*shape \[1, 32\]"),
+    ("wrong_preferred:pinned", "model device: the model computed on cpu and asked for output memory on pinned"),
+    ("wrong_reported:pinned", "placement: round 1, OUTPUT0: the response says pinned, the allocator gave cpu"),
+    ("drop_output", "answer: round 1: the answer lacks OUTPUT1"),
+    ("answer_twice", "answer: round 1: 2 responses"),
+    ("log_copy_error", "log: Triton logged a copy error: .*failed to copy data"),
+    ("crash", "process: Triton crashed with SIGSEGV while inferring"),
+    ("abort", "process: Triton crashed with SIGABRT while inferring"),
+    ("crash_init", "process: Triton crashed with SIGSEGV while loading the model"),
+    ("no_answer", "answer: .*the model released the request and sent no final response"),
+    ("never_release", "answer: .*sent its final response and did not release the request"),
+    ("hang", "answer: .*neither a final one nor the release"),
+    ("hang_finalize", "left over: the server did not stop .*UNLOADING"),
+]
+
+
+@pytest.mark.parametrize(("fault", "sentence"), FAULTS, ids=[fault for fault, _ in FAULTS])
+def test_planted_faults_are_named(fault: str, sentence: str) -> None:
+    done = invoke("--fault", fault, "--timeout", "6")
+    assert done.exit_code == 1, done.output
+    assert re.match(f"memalloc: FAIL - {sentence}", verdict(done.output)), verdict(done.output)
+
+
+def test_ignored_host_policy_is_named() -> None:
+    done = invoke("--fault", "ignore_host_policy", "-h", "numa0")
+    assert done.exit_code == 1
+    assert re.search("FAIL +host policy +the real data was given under numa0", done.output)
+
+
+def test_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    before = set(Path("/dev/shm").iterdir())
+    for words in (["--fault", "crash"], ["--backend", "python"], ["--fault", "hang", "--timeout", "3"]):
+        invoke(*words)
+    assert {entry for entry in Path("/dev/shm").iterdir() if entry.name.startswith("tritoncapi_")} <= before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_holds_everything(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    assert invoke("--json", str(path), "-h", "numa0").exit_code == 0
+    result = json.loads(path.read_text())
+    assert result["verdict"] == "pass"
+    assert {check["name"] for check in result["checks"]} >= {"values", "placement", "host policy", "allocations"}
+    assert result["options"]["host_policy"] == "numa0"
+    assert any(event["event"] == "allocation" for event in result["journal"])
+    done = invoke("--json", "-")
+    assert json.loads(done.output)["verdict"] == "pass"
+
+
+# Bad input
+
+
+def own_repository(folder: Path, **changes: str) -> Path:
+    model_repos.copy_model(model_repos.folder("memalloc") / "add_sub_int32_native", folder, name="mine")
+    config = folder / "mine" / "config.pbtxt"
+    text = config.read_text()
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    config.write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["-i", "gpu"], "'gpu' is no place"),
+        (["-o", "-2"], "is no place"),
+        (["-i", "preferred"], "is no place"),
+        (["-r", "/nowhere"], "-r and -m go together"),
+        (["-m", "x"], "-r and -m go together"),
+        (["-r", "/nowhere", "-m", "x"], "-r /nowhere: there is no such directory"),
+        (["--fault", "crash", "--backend", "python"], "--fault needs --backend native"),
+        (["--fault", "nonsense"], "unknown fault 'nonsense'"),
+        (["--model-device", "pinned"], "a model computes on cpu or gpu:N"),
+        (["--datatype", "int8"], "int8"),
+        (["--timeout", "0"], "--timeout"),
+        (["--timeout", "-3"], "--timeout"),
+        (["--triton", "/nowhere"], "/nowhere"),
+        (["--json", "/nowhere/x.json"], "cannot be written"),
+    ],
+)
+def test_bad_options(words: list[str], text: str) -> None:
+    done = invoke(*words)
+    assert done.exit_code == 2, done.output
+    assert text in done.output
+    assert "Traceback" not in done.output
+
+
+def test_own_model_and_backend_library_beside_it(tmp_path: Path) -> None:
+    own_repository(tmp_path)
+    library = model_repos.backend_library()
+    shutil.copy(library, tmp_path / "mine" / library.name)
+    done = invoke("-r", str(tmp_path), "-m", "mine", "-h", "cpu")
+    assert done.exit_code == 0, done.output
+
+
+def test_own_backend_under_a_name_of_its_own(tmp_path: Path) -> None:
+    own_repository(tmp_path, tritoncapi_test="my_own")
+    shutil.copy(model_repos.backend_library(), tmp_path / "mine" / "libtriton_my_own.so")
+    done = invoke("-r", str(tmp_path), "-m", "mine")
+    assert done.exit_code == 0, done.output
+    assert "backend my_own" in done.output
+
+
+def test_unknown_model_lists_what_is_there(tmp_path: Path) -> None:
+    own_repository(tmp_path)
+    done = invoke("-r", str(tmp_path), "-m", "yours")
+    assert done.exit_code == 2
+    assert "it has mine" in done.output
+
+
+def test_policy_that_the_model_does_not_have(tmp_path: Path) -> None:
+    done = invoke("-r", str(own_repository(tmp_path)), "-m", "mine", "-h", "numa7")
+    assert done.exit_code == 2, done.output
+    assert "no instance has the host policy numa7; its policies: cpu" in done.output
+
+
+def test_model_that_is_no_add_sub(tmp_path: Path) -> None:
+    done = invoke("-r", str(own_repository(tmp_path, OUTPUT1="OTHER")), "-m", "mine")
+    assert done.exit_code == 2, done.output
+    assert "memalloc needs inputs INPUT0, INPUT1, outputs OUTPUT0" in done.output
+
+
+def test_config_that_cannot_be_parsed_fails_with_the_reason(tmp_path: Path) -> None:
+    done = invoke("-r", str(own_repository(tmp_path, max_batch_size="max_bunch_size")), "-m", "mine")
+    assert done.exit_code == 1
+    assert "max_bunch_size" in done.output
+    assert verdict(done.output).startswith("memalloc: FAIL - model: the model did not load")
+
+
+def test_config_that_is_no_text(tmp_path: Path) -> None:
+    own_repository(tmp_path)
+    (tmp_path / "mine" / "config.pbtxt").write_bytes(b"\xff\xfe\x00binary")
+    done = invoke("-r", str(tmp_path), "-m", "mine")
+    assert done.exit_code == 2
+    assert "config.pbtxt is no text file" in done.output
+
+
+def test_triton_that_is_none(tmp_path: Path) -> None:
+    text = tmp_path / "libtritonserver.so"
+    text.write_text("not a library")
+    foreign = tmp_path / "foreign.so"
+    foreign.write_bytes(b"\x7fELF" + bytes([2, 1, 1]) + bytes(9) + struct.pack("<HH", 3, 243) + bytes(64))
+    for path, reason in ((tmp_path / "x", "does not exist"), (text, "not an ELF file"), (foreign, "is built for")):
+        done = invoke("--triton", str(path))
+        assert done.exit_code == 2
+        assert reason in done.output
+        assert len(done.output.splitlines()) == 1
+
+
+def test_missing_gpu_is_a_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for words in (["-i", "0"], ["-o", "gpu:1"], ["-i", "pinned"], ["--model-device", "gpu:0"]):
+        done = invoke(*words)
+        assert done.exit_code == 4, done.output
+        assert len(done.output.splitlines()) == 1
+        assert "needs a CUDA device" in done.output
+
+
+def lack(monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> str:
+    from harness.errors import LacksError
+    from scenarios import _triton
+    from tritoncapi import load
+
+    monkeypatch.setattr(_triton, name, value)
+    with pytest.raises(LacksError) as caught:
+        _triton.require_python_backend(load())
+    return str(caught.value)
+
+
+def test_numpy_2_in_the_stub_is_a_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "NumPy 2.1.0 and this Python backend was built for NumPy 1" in lack(
+        monkeypatch, "stub_numpy_version", lambda: "2.1.0"
+    )
+
+
+def test_stub_without_numpy_is_a_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "has no NumPy" in lack(monkeypatch, "stub_numpy_version", lambda: None)
+
+
+def test_small_shm_is_a_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "/dev/shm has" in lack(monkeypatch, "SHM_NEEDED", 1 << 60)
+
+
+def test_interrupt_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> child.Ended:
+        raise child.Interrupted
+
+    monkeypatch.setattr(child, "run", interrupted)
+    done = invoke()
+    assert done.exit_code == 3
+    assert "interrupted" in done.output
+
+
+# The checks by themselves, on a journal in which something is wrong
+
+
+@pytest.fixture(scope="module")
+def healthy() -> memalloc.Result:
+    return memalloc.run({})
+
+
+def judged(result: memalloc.Result, name: str, **changes: Any) -> dict[str, str]:
+    events = [({**event, **changes} if event["event"] == name else event) for event in result.ended.events]
+    ended = child.Ended(
+        **{**result.ended.__dict__, "events": [event for event in events if event.get("event") != "dropped"]}
+    )
+    checks = memalloc.judge(ended, result.options)
+    return {check.name: f"{check.verdict.value}: {check.sentence}" for check in checks}
+
+
+@pytest.mark.parametrize(
+    ("event", "changes", "check", "sentence"),
+    [
+        ("ledger", {"live": 2, "live_bytes": 128}, "allocations", "fail: 2 buffers .128 bytes. were never released"),
+        ("ledger", {"double_releases": 1}, "allocations", "fail: 1 buffers were released twice"),
+        ("ledger", {"mismatched": 1}, "allocations", "fail: 1 releases named another"),
+        ("ledger", {"free_failures": 1}, "allocations", "fail: 1 buffers could not be freed"),
+        ("ledger", {"allocations": 0}, "allocations", "skipped: nothing was allocated"),
+        ("allocation", {"actual": "pinned"}, "placement", "fail: .*says cpu, the allocator gave pinned"),
+        ("allocation", {"address": 1}, "placement", "fail: .*none that the allocator gave"),
+        ("allocation", {"preferred": "gpu:1"}, "model device", "fail: .*asked for output memory on gpu:1"),
+        ("server", {"ready": False}, "server", "fail: .*ready: no"),
+        ("model", {"ready": False}, "model", "fail: .*ready: no"),
+        ("calls", {"open": 1}, "left over", "fail: 1 request.s. never came back"),
+        ("calls", {"strays": 2}, "left over", "fail: 2 response.s. came after"),
+        ("stop", {"text": "it would not"}, "left over", "fail: it would not"),
+        ("round", {"responses": 0}, "answer", "fail: .*0 responses"),
+        ("round", {"tensors": []}, "answer", "fail: .*lacks OUTPUT0"),
+        ("round", {"tensors": []}, "values", "skipped"),
+        ("round", {"event": "dropped"}, "answer", "unknown: no request was answered"),
+        ("end", {"event": "dropped"}, "process", "fail: the run ended early with code 0"),
+    ],
+)
+def test_checks_see_what_is_wrong(
+    healthy: memalloc.Result, event: str, changes: dict[str, Any], check: str, sentence: str
+) -> None:
+    found = judged(healthy, event, **changes)
+    assert re.match(sentence, found[check]), found
+
+
+def test_unwritten_output_is_told_from_zeros(healthy: memalloc.Result) -> None:
+    tensors = [
+        {**tensor, "unwritten": True, "wrong": 16}
+        for tensor in (journal.last(healthy.ended.events, "round") or {})["tensors"]
+    ]
+    assert "was never written" in judged(healthy, "round", tensors=tensors)["values"]
+
+
+def test_silent_log_is_unknown(healthy: memalloc.Result) -> None:
+    ended = child.Ended(**{**healthy.ended.__dict__, "log": []})
+    found = {check.name: check.verdict for check in memalloc.judge(ended, healthy.options)}
+    assert found["log"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'E1120 "failed to copy data: invalid argument"',
+        "E1120 Failed to copy the input tensor to shared memory",
+        'W1120 "cudaMemcpy failed"',
+        "an illegal memory access was encountered",
+    ],
+)
+def test_copy_errors_in_the_log_are_seen(healthy: memalloc.Result, line: str) -> None:
+    for name in ("log", "errors"):
+        ended = child.Ended(**{**healthy.ended.__dict__, name: [*healthy.ended.log, line]})
+        found = {check.name: check for check in memalloc.judge(ended, healthy.options)}
+        assert found["log"].verdict == "fail"
+        assert line in found["log"].sentence
+
+
+def test_timeout_bounds_the_whole_run() -> None:
+    began = time.monotonic()
+    done = invoke("--fault", "hang", "--timeout", "3")
+    assert done.exit_code == 1
+    assert time.monotonic() - began < 60
