@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ Event = dict[str, Any]
 class Journal:
     """Appends events to a JSONL file; each is on disk's way before ``write`` returns. Threads may share it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, ask_for_stacks: Callable[[], None] = lambda: None) -> None:
+        """``ask_for_stacks`` has somebody outside collect this process's stacks."""
+        self.ask_for_stacks = ask_for_stacks
         self._file = path.open("a", encoding="utf-8", buffering=1)
         self._lock = threading.Lock()
 
@@ -27,6 +30,10 @@ class Journal:
     def phase(self, name: str) -> None:
         """Says what the run is about to do; the last phase tells where a crash or a hang was."""
         self.write("phase", name=name)
+
+    def created(self, path: Path) -> None:
+        """Says that something outside the run's folder was made, which must be gone when the run is over."""
+        self.write("created", path=str(path))
 
     def close(self) -> None:
         """Closes the file."""

@@ -52,6 +52,8 @@ def _gpu_loader(device: int) -> Callable[[Any], Any]:
 
         return load_cupy
 
+    torch.cuda.set_device(device)  # torch exports tensors of the current device only
+
     def load_torch(tensor: Any) -> Any:
         return torch.from_dlpack(tensor.to_dlpack()).to(f"cuda:{device}")
 

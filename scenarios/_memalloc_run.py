@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 import model_repos
-from harness.child import collect_stacks
 from harness.errors import UsageError
 from harness.journal import Journal
 from tritoncapi import (
@@ -115,7 +113,7 @@ def run(options: dict[str, Any], journal: Journal, folder: Path) -> bool:
         return True
     stuck = False
     try:
-        stuck = drive(server, plan, journal, folder)
+        stuck = drive(server, plan, journal)
     finally:
         stopped = not stuck and stop(server, plan, journal)
     opened, strays = calls_left(library)
@@ -143,13 +141,14 @@ def prepare_model(plan: Plan, folder: Path) -> tuple[Path, Plan]:
     return repository, replace(plan, model=name)
 
 
-def drive(server: Server, plan: Plan, journal: Journal, folder: Path) -> bool:
+def drive(server: Server, plan: Plan, journal: Journal) -> bool:
     """Loads the model, looks at it, infers. True when a request is stuck in Triton: no stop would ever end then."""
     metadata = server.metadata
     journal.write("server", live=server.live, ready=server.ready, name=metadata["name"], version=metadata["version"])
     journal.phase(f"loading the model {plan.model}")
     try:
-        server.load(plan.model)
+        with _triton.python_backend_folders(journal):
+            server.load(plan.model)
     except TritonError as error:
         _, known, reason = error.message.rpartition("Invalid argument: ")
         if plan.fault and known:  # as the test backend answers a fault it does not know
@@ -172,7 +171,7 @@ def drive(server: Server, plan: Plan, journal: Journal, folder: Path) -> bool:
     with ResponseAllocator(rule, poison=POISON) as allocator:  # type: ignore[arg-type]
         for number in range(ROUNDS):
             journal.phase(f"inferring ({number + 1} of {ROUNDS})")
-            done, stuck = infer(server, plan, journal, folder, allocator, number, datatype, shape)
+            done, stuck = infer(server, plan, journal, allocator, number, datatype, shape)
             if not done:
                 break
         journal.phase("counting what is left")
@@ -257,7 +256,6 @@ def infer(
     server: Server,
     plan: Plan,
     journal: Journal,
-    folder: Path,
     allocator: ResponseAllocator,
     number: int,
     datatype: DataType,
@@ -285,7 +283,7 @@ def infer(
         execution = request.start(allocator)
         timely = execution.wait(plan.patience)
         if not timely:
-            journal.write("stacks", text=collect_stacks(os.getpid(), folder))
+            journal.ask_for_stacks()
         note_round(journal, execution, number, expected, "" if timely else execution.explain(plan.patience))
         return timely, not timely and not execution.released
     except TritonError as error:
@@ -386,6 +384,7 @@ def stop(server: Server, plan: Plan, journal: Journal) -> bool:
         server.close(timeout=max(2.0, plan.deadline - began - 3.0))
     except Error as error:
         journal.write("stop", text=str(error), seconds=time.monotonic() - began)
+        journal.ask_for_stacks()
         return False
     journal.write("stop", text="", seconds=time.monotonic() - began)
     return True

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from tritoncapi._locate import STUB
 from tritoncapi.errors import LibraryError
 
 SHM_NEEDED = 64 << 20  # bytes of /dev/shm that the Python backend wants for one instance's stub to start
-_ERROR_LINE = 160
 
 
 def open_library(path: str | None, journal: Journal) -> Library:
@@ -122,15 +122,19 @@ def server_options(folder: Path, library: Library, shm_prefix: str, **settings: 
     )
 
 
+@contextmanager
+def python_backend_folders(journal: Journal) -> Iterator[None]:
+    """Notes the folder that the Python backend makes in /tmp, wherever TMPDIR points, when its first model loads."""
+    pattern = "python_env_*"
+    before = set(Path("/tmp").glob(pattern))
+    try:
+        yield
+    finally:
+        for path in set(Path("/tmp").glob(pattern)) - before:
+            journal.created(path)
+
+
 def libpython_note() -> str:
     """Where the stub's libpython is, for reports."""
     path = python_library()
     return str(path) if path else "from the dynamic linker's cache"
-
-
-def first_line(text: str) -> str:
-    """An error in one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= _ERROR_LINE else line[: _ERROR_LINE - 1] + "…"
-
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import click
@@ -71,9 +72,9 @@ def cells(row: dict[str, Any]) -> list[str]:
     """A row for people."""
     case = row["case"]
     full = memalloc.complete(case)
-    note = row["sentence"] if row["verdict"] != "pass" else ""
+    note = shorten(row["sentence"], 140, placeholder=" …") if row["verdict"] != "pass" else ""
     if note and row["verdict"] == row["expected"]:
-        note = f"{known_defect(case)} ({note})"
+        note = known_defect(case)
     return [
         full["backend"],
         full["datatype"],

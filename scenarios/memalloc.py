@@ -68,7 +68,7 @@ class Result:
         """Why: the first check of the verdict's kind, or what was proved."""
         for check in self.checks:
             if check.verdict == self.verdict and self.verdict != Verdict.PASS:
-                return f"{check.name}: {check.sentence}"
+                return " ".join(f"{check.name}: {check.sentence}".split())
         o = self.options
         policy = f" under host policy {o['host_policy']}" if o["host_policy"] else ""
         return f"inputs on {o['input']}, outputs on {o['output']}{policy}: every value and every place is right"
@@ -99,8 +99,8 @@ class Result:
 
 def run(options: dict[str, Any]) -> Result:
     """Runs memalloc in a child process. Raises UsageError and LacksError for what kept it from beginning."""
+    check_repository(options.get("repository"), options.get("model"))
     options = complete(options)
-    check_repository(options["repository"], options["model"])
     with tempfile.TemporaryDirectory(prefix="tritoncapi-memalloc-") as folder:
         job = child.Job("scenarios._memalloc_run:run", options, options["timeout"])
         ended = child.run(job, Path(folder))
@@ -130,6 +130,9 @@ def complete(options: dict[str, Any]) -> dict[str, Any]:
         # Triton's Python backend refuses names with spaces; this one is ours alone.
         "shm_prefix": f"tritoncapi_{os.getpid()}_{uuid.uuid4().hex[:8]}_",
     }
+    for name in ("repository", "triton"):  # the child has a working directory of its own
+        if full[name]:
+            full[name] = os.path.abspath(os.path.expanduser(full[name]))
     if not full["model_device"] and not full["repository"]:
         places = (full["input"], full["output"])
         full["model_device"] = next((place for place in places if place.startswith("gpu:")), "cpu")
@@ -232,7 +235,7 @@ def show(result: Result, verbose: bool) -> None:
         out.print(report.table(["tensor", "given on", "computed on", "asked", "preferred", "actual", "reported"], rows))
         out.print()
     report.print_checks(out, result.checks)
-    stacks = "".join(event["text"] for event in all_of(result.ended.events, "stacks")) or result.ended.stacks
+    stacks = result.ended.stacks
     if stacks.strip() and result.verdict != Verdict.PASS:
         lines = stacks.strip().splitlines()
         out.print("\nStacks:", style="bold")

@@ -66,3 +66,13 @@ def leaves_at_once(parameters: dict[str, Any], journal: Journal, folder: Path) -
 def exits(parameters: dict[str, Any], journal: Journal, folder: Path) -> None:
     journal.phase("leaving")
     os._exit(7)
+
+
+def asks_for_stacks(parameters: dict[str, Any], journal: Journal, folder: Path) -> None:
+    journal.ask_for_stacks()
+
+
+def makes_a_folder(parameters: dict[str, Any], journal: Journal, folder: Path) -> None:
+    path = Path(parameters["path"])
+    path.mkdir()
+    journal.created(path)

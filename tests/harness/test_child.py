@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from harness import child, journal
+from harness.processes import until
 
 HERE = Path(__file__).parent
 
@@ -56,8 +57,37 @@ def test_hang_is_ended_with_stacks(tmp_path: Path) -> None:
     assert ended.how == "hung"
     assert ended.phase == "waiting for ever"
     assert "null_system.py" in ended.stacks
-    assert "in wait" in ended.stacks
-    assert "Native" in ended.stacks
+    assert "wait" in ended.stacks
+    assert "Threads of " in ended.stacks
+
+
+def test_child_can_ask_for_its_stacks(tmp_path: Path) -> None:
+    ended = run("asks_for_stacks", tmp_path)
+    assert ended.how == "ended"
+    assert "asks_for_stacks" in ended.stacks
+
+
+def test_stacks_without_py_spy_and_gdb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.stacks._spy", lambda _pid: "")
+    monkeypatch.setattr("harness.stacks._gdb", lambda _pid: "")
+    ended = run("hang", tmp_path, timeout=1.5)
+    assert "null_system.py" in ended.stacks
+    assert "waits in" in ended.stacks
+
+
+def test_what_was_made_elsewhere_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    ended = run("makes_a_folder", tmp_path / "run", path=str(elsewhere))
+    assert ended.leftovers == [f"temporary folder {elsewhere}"]
+    assert not elsewhere.exists()
+
+
+def test_files_of_the_working_directory_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "json.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    assert run("fine", tmp_path / "run").code == 0
 
 
 def test_hang_takes_its_children_along(tmp_path: Path) -> None:
@@ -124,7 +154,7 @@ except child.Interrupted:
 def test_end_of_the_parent_ends_the_child(tmp_path: Path, number: signal.Signals) -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     path = tmp_path / "journal.jsonl"
-    assert child.until(lambda: journal.last(journal.read(path), "phase") is not None, 20)
+    assert until(lambda: journal.last(journal.read(path), "phase") is not None, 20)
     event = journal.last(journal.read(path), "grandchild")
     assert event is not None
     processes = [*psutil.Process(parent.pid).children(recursive=True)]
@@ -132,9 +162,9 @@ def test_end_of_the_parent_ends_the_child(tmp_path: Path, number: signal.Signals
     os.kill(parent.pid, number)
     out, _ = parent.communicate(timeout=20)
     child_process = next(p for p in processes if p.pid != event["pid"])
-    assert child.until(lambda: gone(child_process.pid), 10)
+    assert until(lambda: gone(child_process.pid), 10)
     if number != signal.SIGKILL:
         assert out == "interrupted\n"
-        assert child.until(lambda: gone(event["pid"]), 10)
+        assert until(lambda: gone(event["pid"]), 10)
     else:
         os.kill(event["pid"], signal.SIGKILL)  # a grandchild that is none of Triton's stubs outlives a killed parent
