@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from .processes import session, text, until
 from .stacks import collect
 
 SHM = Path("/dev/shm")
+_TICK = 0.2  # seconds
 _GRACE = 2.0  # seconds that the children of a dead process get to notice it
 
 
@@ -70,10 +71,11 @@ class Ended:
         return event["name"] if event else "starting up"
 
 
-def run(job: Job, folder: Path) -> Ended:
+def run(job: Job, folder: Path, tick: Callable[[float], None] | None = None) -> Ended:
     """Runs the job; ``folder`` must be empty and is filled: journal.jsonl, triton.log, stderr.txt, stacks.txt.
 
     The folder is the child's working directory too, so that no file of the caller's is imported by accident.
+    ``tick`` is called a few times a second with the seconds that have passed.
     """
     temporary = folder / "tmp"
     temporary.mkdir()
@@ -93,7 +95,7 @@ def run(job: Job, folder: Path) -> Ended:
                 start_new_session=True,
             )
         try:
-            hung = not _wait(process, began + job.timeout, ours, folder)
+            hung = not _wait(process, began, job.timeout, ours, folder, tick)
             if hung:
                 collect(process.pid, folder)
         except (KeyboardInterrupt, Interrupted):
@@ -132,7 +134,14 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _wait(process: subprocess.Popen[bytes], deadline: float, line: socket.socket, folder: Path) -> bool:
+def _wait(
+    process: subprocess.Popen[bytes],
+    began: float,
+    timeout: float,
+    line: socket.socket,
+    folder: Path,
+    tick: Callable[[float], None] | None,
+) -> bool:
     """Waits for the end of the process, and serves its wishes for stacks; False when the time is over."""
     descriptor = os.pidfd_open(process.pid)
     try:
@@ -140,13 +149,18 @@ def _wait(process: subprocess.Popen[bytes], deadline: float, line: socket.socket
         poll.register(descriptor, select.POLLIN)
         poll.register(line, select.POLLIN)
         while True:
-            left = deadline - time.monotonic()
-            ready = {number for number, _ in poll.poll(max(0.0, left) * 1000)} if left > 0 else set()
+            passed = time.monotonic() - began
+            if passed >= timeout:
+                return False
+            if tick is not None:
+                tick(passed)
+            pause = timeout - passed if tick is None else min(_TICK, timeout - passed)
+            ready = {number for number, _ in poll.poll(pause * 1000 + 1)}
             if descriptor in ready:
                 process.wait()
                 return True
             if not ready:
-                return False
+                continue
             if line.recv(1):
                 collect(process.pid, folder)
                 line.send(b"k")

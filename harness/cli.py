@@ -14,6 +14,8 @@ from .verdict import ExitCode
 COMMANDS = {
     "info": ("scenarios.info:command", "Which Triton would run, and what this machine offers it."),
     "memalloc": ("scenarios.memalloc:command", "Proves where inputs are taken from and outputs are put."),
+    "multiserver": ("scenarios.multiserver:command", "Many servers in one process at once: races, leaks, mixing."),
+    "recheck": ("harness.command:recheck", "Judges a saved run again."),
     "demo": ("scenarios.demo:command", "Runs memalloc in every form that this machine can run."),
 }
 

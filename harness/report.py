@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .child import Ended
 from .errors import UsageError
 from .verdict import Check, Verdict
 
+_STACK_LINES = 30
 _STYLE = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.UNKNOWN: "yellow", Verdict.SKIPPED: "dim"}
 _WORD = {Verdict.PASS: "ok", Verdict.FAIL: "FAIL", Verdict.UNKNOWN: "?", Verdict.SKIPPED: "-"}
 
@@ -42,6 +44,18 @@ def print_checks(out: Console, checks: Sequence[Check]) -> None:
         line.append(f"{check.name:<{width}}  ")
         line.append(check.sentence)
         out.print(line)
+
+
+def print_stacks(out: Console, ended: Ended, verdict: Verdict, *, all_lines: bool = False) -> None:
+    """The stacks of a run that crashed or hung; the first lines, or all."""
+    lines = ended.stacks.strip().splitlines()
+    if not lines or verdict == Verdict.PASS:
+        return
+    out.print("\nStacks:", style="bold")
+    for line in lines if all_lines else lines[:_STACK_LINES]:
+        out.print(f"  {line}", markup=False)
+    if len(lines) > _STACK_LINES and not all_lines:
+        out.print(f"  ... {len(lines) - _STACK_LINES} more lines with -v or in --json FILE", style="dim")
 
 
 def verdict_line(name: str, verdict: Verdict, sentence: str) -> Text:

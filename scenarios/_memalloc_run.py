@@ -93,7 +93,7 @@ def run(options: dict[str, Any], journal: Journal, folder: Path) -> bool:
         needed["the model (--model-device)"] = plan.model_place
     _triton.require_places(needed)
     if plan.own_model and plan.backend == "python":
-        _triton.require_python_backend(library)
+        _triton.require_python_backend(library, folder)
     repository, plan = prepare_model(plan, folder)
 
     journal.phase("starting the server")

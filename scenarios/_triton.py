@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from tritoncapi._library import Library, python_library
 from tritoncapi._locate import STUB
 from tritoncapi.errors import LibraryError
 
+_PLAIN_PATH = re.compile(r"[\w./+,:@%=~-]*")
 SHM_NEEDED = 64 << 20  # bytes of /dev/shm that the Python backend wants for one instance's stub to start
 
 
@@ -58,9 +60,15 @@ def no_cuda_reason() -> str:
     return "no CUDA device was found"
 
 
-def require_python_backend(library: Library) -> None:
-    """Raises LacksError when the Python backend cannot work here: no stub, no libpython, NumPy 2, little /dev/shm."""
+def require_python_backend(library: Library, repository: Path | None = None) -> None:
+    """Raises LacksError when the Python backend cannot work here: no stub, no libpython, NumPy 2, little /dev/shm.
+
+    Raises UsageError for paths that it cannot take: it gives the stub's to a shell unquoted, and splits the model's.
+    """
     backend = library.triton.backends / "python"
+    for what, path in (("Triton's root", library.triton.root), ("the model repository", repository)):
+        if path is not None and not _PLAIN_PATH.fullmatch(str(path)):
+            raise UsageError(f"{what} is {path}: the Python backend hangs or aborts on spaces and the like")
     if not (backend / "libtriton_python.so").exists():
         raise LacksError(f"this Triton has no Python backend ({backend})")
     stub = backend / STUB

@@ -235,14 +235,7 @@ def show(result: Result, verbose: bool) -> None:
         out.print(report.table(["tensor", "given on", "computed on", "asked", "preferred", "actual", "reported"], rows))
         out.print()
     report.print_checks(out, result.checks)
-    stacks = result.ended.stacks
-    if stacks.strip() and result.verdict != Verdict.PASS:
-        lines = stacks.strip().splitlines()
-        out.print("\nStacks:", style="bold")
-        for line in lines if verbose else lines[:30]:
-            out.print(f"  {line}", markup=False)
-        if len(lines) > 30 and not verbose:
-            out.print(f"  ... {len(lines) - 30} more lines with -v or in --json FILE", style="dim")
+    report.print_stacks(out, result.ended, result.verdict, all_lines=verbose)
     lines = [*result.ended.log, *result.ended.errors]
     shown = lines if verbose else []
     if not verbose and result.verdict != Verdict.PASS:

@@ -248,7 +248,7 @@ class CallableAllocator(Handle):
         pointer = self._api.ErrorNew(code, text.encode())
         return ctypes.cast(pointer, ctypes.c_void_p).value or 0
 
-    def _alloc(  # noqa: PLR0917
+    def _alloc(
         self,
         _allocator: Any,
         tensor: bytes | None,
@@ -290,22 +290,28 @@ class CallableAllocator(Handle):
         self, _allocator: Any, buffer: int | None, key: int | None, nbytes: int, kind: int, device: int
     ) -> int | None:
         try:
-            entry = self._live.drop(key or 0)
-            if entry is None:
+            if not self._take_back(key or 0, (buffer or 0, nbytes, kind, device)):
                 raise Error("a buffer was released that is not out")
-            index, made, ours = entry
-            with self._lock:
-                record = self.records[index]
-                named = (buffer or 0, nbytes, kind, device)
-                given = (record.address, record.nbytes, record.actual.memory_type, record.actual.device)
-                self.records[index] = replace(
-                    record, released_ns=time.monotonic_ns(), releases=1, mismatched=int(named != given)
-                )
-            if ours:
-                made.close()
         except BaseException as error:
             return self._failed(error, "response allocator: release")
         return None
+
+    def _take_back(self, key: int, named: tuple[int, int, int, int] | None = None) -> bool:
+        """Ends an allocation; ``named`` is what a release says of it. False when it is not out."""
+        entry = self._live.drop(key)
+        if entry is None:
+            return False
+        index, made, ours = entry
+        with self._lock:
+            record = self.records[index]
+            given = (record.address, record.nbytes, record.actual.memory_type, record.actual.device)
+            wrong = named is not None and named != given
+            self.records[index] = replace(
+                record, released_ns=time.monotonic_ns(), releases=int(named is not None), mismatched=int(wrong)
+            )
+        if ours:
+            made.close()
+        return True
 
     def _start(self, _allocator: Any, _userp: int | None) -> int | None:
         try:
@@ -329,11 +335,12 @@ class CallableAllocator(Handle):
         return None
 
     def _attributes(
-        self, _allocator: Any, tensor: bytes | None, _attributes: Any, _userp: int | None, _buffer_userp: int | None
+        self, _allocator: Any, tensor: bytes | None, _attributes: Any, _userp: int | None, key: int | None
     ) -> int | None:
         try:
             if self._on_attributes:
                 self._on_attributes((tensor or b"").decode(errors="replace"))
         except BaseException as error:
+            self._take_back(key or 0)  # Triton forgets this buffer without a release
             return self._failed(error, "response allocator: attributes")
         return None

@@ -31,7 +31,9 @@ class Dispatcher:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="tritoncapi-dispatcher", daemon=True)
                 self._thread.start()
-        self._native.call_notify(execution.key)
+        if self._native.call_notify(execution.key):  # it is forgotten already: nothing more will happen to it
+            while self._act(execution.key):
+                pass
 
     def wait(self, owner: object, timeout: float) -> int:
         """Waits until nothing of ``owner`` is watched any more, or the time is over. Returns how many still are."""

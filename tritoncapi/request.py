@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ class InferenceRequest(Handle):
         self.model = model
         self._held: dict[str, list[object]] = {}  # what the appended addresses belong to
         self._execution: Execution | None = None
+        self._lock = threading.RLock()  # a stopping server closes requests that other threads are about to start
         super().__init__(self._api.InferenceRequestNew(server.pointer, model.encode(), version), server)
         server._adopt(self)
 
@@ -132,7 +134,10 @@ class InferenceRequest(Handle):
     # Inputs and outputs
 
     def set_input(self, name: str, data: InputData, *, host_policy: str | None = None) -> None:
-        """Adds an input with its data, replacing one of the same name. The data is not copied where it need not be."""
+        """Adds an input with its data, replacing one of the same name. The data is not copied where it need not be.
+
+        Data for a ``host_policy`` does not do alone: Triton wants some for everybody too (``append``).
+        """
         datatype, shape, buffer = tensor_of(data)
         if name in self._held:
             self.remove_input(name)
@@ -217,22 +222,21 @@ class InferenceRequest(Handle):
         Without an allocator the outputs go to CPU memory. Raises what Triton raises at once; the request is then ours
         still, and no callback comes.
         """
-        pointer = self.pointer
-        if self._execution is not None:
-            self._execution.forget()
-            self._execution = None
         chosen: Allocator = allocator if allocator is not None else self._server.default_allocator
-        submitted = trace.submit() if trace is not None else None
-        key = ctypes.c_uint64()
-        error = self._library.native.call_start(
-            self._server.pointer, pointer, chosen.pointer, chosen.userp, submitted, ctypes.byref(key)
-        )
-        if error:
-            if trace is not None:
-                trace.refused(submitted)
-            raise self._api.take_error(error, "TRITONSERVER_ServerInferAsync")
-        self._execution = Execution(self._library, key.value, (chosen, self._server))
-        return self._execution
+        with self._lock:
+            arguments = (self._server.pointer, self.pointer, chosen.pointer, chosen.userp)
+            if self._execution is not None:
+                self._execution.forget()
+                self._execution = None
+            submitted = trace.submit() if trace is not None else None
+            key = ctypes.c_uint64()
+            error = self._library.native.call_start(*arguments, submitted, ctypes.byref(key))
+            if error:
+                if trace is not None:
+                    trace.refused(submitted)
+                raise self._api.take_error(error, "TRITONSERVER_ServerInferAsync")
+            self._execution = Execution(self._library, key.value, (chosen, self._server))
+            return self._execution
 
     def infer(
         self, *, timeout: float | None = None, allocator: Allocator | None = None, trace: Trace | None = None
@@ -286,15 +290,18 @@ class InferenceRequest(Handle):
 
     def close(self) -> None:
         """Deletes the request, or, in flight, cancels it and deletes it as soon as Triton gives it back."""
-        execution = self._execution
-        if execution is not None and not execution.done and not self.closed:
-            pointer = self.release()
-            Abandoned(self._server, pointer, execution, self._held)
-            return
-        if execution is not None:
-            execution.forget()
-        super().close()
-        self._held.clear()
+        with self._lock:
+            if self.closed:  # what was closed in flight has an owner that waits for it
+                return
+            execution = self._execution
+            if execution is not None and not execution.done:
+                held, self._held = self._held, {}
+                Abandoned(self._server, self.release(), execution, held)
+                return
+            if execution is not None:
+                execution.forget()
+            super().close()
+            self._held.clear()
 
     def _dispose(self, pointer: Any) -> None:
         self._api.InferenceRequestDelete(pointer)

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -29,6 +30,7 @@ from .trace import Trace
 
 DEFAULT_STOP_TIMEOUT = 30.0  # seconds; Triton's own default
 _EXIT_TIMEOUT = "Exit timeout expired"  # how Triton's text for it begins; it has no code of its own
+_pools = threading.Lock()
 _POLL_FIRST, _POLL_LAST = 0.0005, 0.02  # seconds between looks at the index: it cannot be waited for otherwise
 
 
@@ -50,12 +52,22 @@ class Server(Handle):
     """A running server (``TRITONSERVER_ServerNew``). Leaving its ``with`` block stops it and deletes it.
 
     ``Server(ServerOptions(...))``, or ``Server("repository", log_verbose=1)`` with ServerOptions' names as keywords.
+
+    Triton's memory pools are one set per process: a new server finds those of an older one and warns, a deleted one
+    takes them from all. Neither holds a lock: Triton 2.51 crashes now and then when one server is made while another
+    is deleted. So these two calls are kept apart here; ``guarded=False`` lets them race. Nothing here helps ensembles
+    of the other servers, which fail ("gave no buffer") after a deletion until another server is made.
     """
 
     noun = "server"
 
     def __init__(
-        self, options: ServerOptions | PathLike | None = None, *, library: Library | None = None, **settings: Any
+        self,
+        options: ServerOptions | PathLike | None = None,
+        *,
+        library: Library | None = None,
+        guarded: bool = True,
+        **settings: Any,
     ) -> None:
         if not isinstance(options, ServerOptions):
             options = ServerOptions(model_repository=options or (), **settings)
@@ -67,7 +79,8 @@ class Server(Handle):
         self._requests: weakref.WeakSet[InferenceRequest] = weakref.WeakSet()
         self._default_allocator: ResponseAllocator | None = None
         self._lock = threading.Lock()
-        with options.build(self.library) as pointer:
+        self._guard: AbstractContextManager[object] = _pools if guarded else nullcontext()
+        with options.build(self.library) as pointer, self._guard:
             made = self._api.ServerNew(pointer)
         super().__init__(made, self.library)
 
@@ -357,7 +370,8 @@ class Server(Handle):
             allocator.close()
 
     def _dispose(self, pointer: Any) -> None:
-        self._api.ServerDelete(pointer)
+        with self._guard:
+            self._api.ServerDelete(pointer)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

@@ -51,9 +51,9 @@ class TracedTensor:
 class Trace(Handle):
     """A trace for one request (``TRITONSERVER_InferenceTraceNew``, with TENSORS ``...TensorNew``).
 
-    Give it to ``infer``; Triton then owns it and releases it when the request is over: ``wait()`` for that. Traces that
-    Triton makes for composing models report here too, told apart by ``trace_id``. What went wrong in a callback is in
-    ``errors``.
+    Give it to ``infer``; Triton then owns it and releases it when the request is over and its responses, with the views
+    of them, are closed: ``wait()`` for that. Traces that Triton makes for composing models report here too, told apart
+    by ``trace_id``. What went wrong in a callback is in ``errors``.
     """
 
     noun = "inference trace"
@@ -182,7 +182,7 @@ def _on_activity(pointer: Any, activity: int, timestamp_ns: int, key: int) -> No
         trace.errors.append(error)
 
 
-def _on_tensor(  # noqa: PLR0917
+def _on_tensor(
     pointer: Any,
     activity: int,
     name: bytes,

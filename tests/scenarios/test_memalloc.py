@@ -245,6 +245,15 @@ def test_stub_without_numpy_is_a_lack(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "has no NumPy" in lack(monkeypatch, "stub_numpy_version", lambda: None)
 
 
+def test_paths_that_the_python_backend_cannot_take() -> None:
+    from harness.errors import UsageError
+    from scenarios import _triton
+    from tritoncapi import load
+
+    with pytest.raises(UsageError, match="hangs or aborts on spaces"):
+        _triton.require_python_backend(load(), Path("/a b"))
+
+
 def test_small_shm_is_a_lack(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "/dev/shm has" in lack(monkeypatch, "SHM_NEEDED", 1 << 60)
 

@@ -191,7 +191,13 @@ TRITONSERVER_Error *tc_allocator_alloc(
     error = fill(type, id, *buffer, byte_size, allocator->poison);
     if (error) release(type, id, *buffer);
   }
+  /* Here, not in the attributes callback: when that one fails, Triton forgets the buffer without a release. */
+  if (!error && *buffer && allocator->ipc && type == TC_MEMORY_GPU) {
+    error = tc_gpu_ipc_handle((int)id, *buffer, record->ipc);
+    if (error) release(type, id, *buffer);
+  }
   if (error) {
+    *buffer = NULL;
     free(record);
     return refuse(allocator, TC_ERROR_UNAVAILABLE, tensor, error);
   }
@@ -314,11 +320,9 @@ TRITONSERVER_Error *tc_allocator_attributes(
   struct record *record = buffer_userp;
   pthread_mutex_lock(&allocator->lock);
   allocator->counts.attributes++;
-  bool wanted = allocator->ipc && record && record->public.actual_type == TC_MEMORY_GPU && record->public.buffer;
+  bool wanted = allocator->ipc && record && record->public.actual_type == TC_MEMORY_GPU;
   pthread_mutex_unlock(&allocator->lock);
   if (!wanted) return NULL;
-  const char *error = tc_gpu_ipc_handle((int)record->public.actual_id, record->public.buffer, record->ipc);
-  if (error) return tc_triton.ErrorNew(TC_ERROR_UNAVAILABLE, error);
   return tc_triton.BufferAttributesSetCudaIpcHandle(attributes, record->ipc);
 }
 

@@ -1,0 +1,70 @@
+"""Progress: one living line on a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.status import Status
+
+_EVERY = 5.0  # seconds between plain lines
+
+
+class Progress:
+    """Follows a run's journal while it grows. ``tick`` is what ``child.run`` calls."""
+
+    def __init__(self, folder: Path, out: Console, limit: float) -> None:
+        self._path = folder / "journal.jsonl"
+        self._offset = 0
+        self._rest = b""
+        self._limit = limit
+        self._out = out
+        self._status: Status | None = None
+        self._said = 0.0
+        self.phase = "starting up"
+        self.done = self.failed = 0
+
+    def __enter__(self) -> Progress:
+        if self._out.is_terminal:
+            self._status = self._out.status("starting up")
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def tick(self, passed: float) -> None:
+        """Shows where the run is after ``passed`` seconds."""
+        self._follow()
+        rate = f", {self.done / passed:.1f}/s" if self.done and passed > 0 else ""
+        failures = f", {self.failed} failed" if self.failed else ""
+        text = f"{self.phase}: {passed:.0f} s of at most {self._limit:g} s, {self.done} operations{rate}{failures}"
+        if self._status is not None:
+            self._status.update(text)
+        elif passed - self._said >= _EVERY:
+            self._said = passed
+            self._out.print(text, markup=False)
+
+    def _follow(self) -> None:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                new = file.read()
+        except OSError:
+            return
+        self._offset += len(new)
+        *lines, self._rest = (self._rest + new).split(b"\n")
+        for line in lines:
+            event = json.loads(line)
+            if event["event"] == "phase":
+                self.phase = event["name"]
+            elif event["event"] == "op":
+                self.done += 1
+                self.failed += event["kind"] == "fail"
+
+

@@ -1,0 +1,96 @@
+"""Scenario: plain data that names the roles of a run. Every role has a do-nothing default.
+
+A scenario is built twice from the same options: in the child, which runs it, and in the parent, which judges what the
+child wrote down. So building one must cost nothing: roles import what they need when they are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .child import Ended
+from .journal import Event, Journal
+from .verdict import Check
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a role in the child may use."""
+
+    options: Mapping[str, Any]
+    journal: Journal
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One thing to do: the ``number``-th of worker ``worker``; both count from 0."""
+
+    worker: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it went: ``kind`` is ok, fail or unknown; ``value`` is plain data for the checkers."""
+
+    kind: str
+    value: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run as it lies on disk."""
+
+    options: Mapping[str, Any]
+    ended: Ended
+    samples: Sequence[Event] = ()
+
+    @property
+    def operations(self) -> list[Event]:
+        """The operations that ended, in the order in which they did."""
+        return [event for event in self.ended.events if event["event"] == "op"]
+
+
+Invoke = Callable[[Operation], None]
+System = Callable[[Context], AbstractContextManager[Any]]
+Workload = Callable[[Any, Operation], Outcome]
+Load = Callable[[Context, Invoke, Callable[[], None]], None]
+"""Decides when operations start: calls ``invoke`` on its threads, ``settled`` when none is under way."""
+Fault = Callable[[Context, Any, Callable[[], bool]], None]
+"""A timed action on its own thread; the last argument tells whether the load is over."""
+Checker = Callable[[Run], Sequence[Check]]
+
+
+@contextmanager
+def no_system(_context: Context) -> Iterator[None]:
+    """The system that is none."""
+    yield None
+
+
+def no_work(_system: Any, _operation: Operation) -> Outcome:
+    """The operation that does nothing."""
+    return Outcome("ok")
+
+
+def no_load(_context: Context, _invoke: Invoke, _settled: Callable[[], None]) -> None:
+    """The load without operations."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What is run, and how it is judged. ``probes`` makes the probes, in the child."""
+
+    name: str
+    system: System = no_system
+    workload: Workload = no_work
+    load: Load = no_load
+    faults: Sequence[Fault] = ()
+    probes: Callable[[Context], Sequence[Any]] = lambda _context: ()
+    checkers: Sequence[Checker] = ()
+    probe_interval: float = 0.2  # seconds

@@ -1,0 +1,166 @@
+"""multiserver: many servers in one process, truly at once.
+
+After MultiServerTest of Triton's own QA: each thread makes a server of its own, again and again, with a common
+repository and one of its own, uses it and deletes it. Here the threads really run at once, what one server has is
+checked not to show in another, and what the loops leave behind is measured.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import click
+
+from harness.cli import LazyGroup
+from harness.command import run_and_report, run_options
+from harness.errors import UsageError
+from harness.load import Barrier, Lasting
+from harness.options import json_option, timeout_option, triton_option
+from harness.runner import process_check
+from harness.scenario import Context, Operation, Outcome, Run, Scenario
+
+from ._multiserver_checks import concurrency, leaks, life_cycles, problems
+
+ROUNDS = 10
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)?")
+
+
+def build(options: Mapping[str, Any]) -> Scenario:
+    """The scenario of these options."""
+    return Scenario(
+        name="multiserver",
+        system=system,
+        workload=workload,
+        load=load_of(options),
+        probes=probes,
+        checkers=[process_check, life_cycles, concurrency, problems, leaks],
+        probe_interval=0.1,
+    )
+
+
+def load_of(options: Mapping[str, Any]) -> Barrier | Lasting:
+    """A number of loops, or as many as fit into a duration."""
+    threads, stagger = options["threads"], options["stagger"]
+    if options["duration"] is None:
+        return Barrier(threads, options["loops"], ROUNDS, stagger)
+    return Lasting(threads, options["duration"], 4, stagger, options["churn"], options["seed"])
+
+
+def system(context: Context) -> AbstractContextManager[Any]:
+    """The fleet of servers."""
+    from . import _multiserver_run  # noqa: PLC0415 - NumPy and the library, in the child only
+
+    return _multiserver_run.system(context)
+
+
+def workload(fleet: Any, operation: Operation) -> Outcome:
+    """One life cycle."""
+    from . import _multiserver_run  # noqa: PLC0415
+
+    return _multiserver_run.workload(fleet, operation)
+
+
+def probes(context: Context) -> Sequence[Any]:
+    """What a leak shows in."""
+    if not context.options["probes"]:
+        return ()
+    from harness.probes import process_probes  # noqa: PLC0415
+
+    return process_probes(shm_prefix=context.options["shm_prefix"], gpu=context.options["memory"] != "system")
+
+
+def seconds(text: str) -> float:
+    """``90``, ``90s``, ``10m``, ``2h`` in seconds. Raises UsageError."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match or float(match[1]) <= 0:
+        raise UsageError(f"{text!r} is no duration: use 90s, 10m or 2h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
+
+
+@click.command()
+@click.option("-t", "--threads", type=click.IntRange(1, 512), default=8, show_default=True, help="Servers at once.")
+@click.option("-l", "--loops", type=click.IntRange(1), default=20, show_default=True, help="Life cycles a thread.")
+@click.option(
+    "-m",
+    "--memory",
+    type=click.Choice(["system", "pinned", "gpu"]),
+    default="system",
+    show_default=True,
+    help="Where inputs and outputs are; with gpu the models are there too.",
+)
+@click.option(
+    "-r", "--repository", "repositories", multiple=True, metavar="DIR", help="t + 1 times: one common, t unique ones."
+)
+@click.option("-v", "--verbose", is_flag=True, help="Verbose Triton log.")
+@click.option("--backend", type=click.Choice(["native", "python", "mixed"]), default="native", show_default=True)
+@click.option("--duration", metavar="TIME", help="Run for this long (90s, 10m, 2h) instead of -l loops.")
+@click.option("--stagger", metavar="TIME", default="0", help="Thread n begins n times this after the barrier.")
+@click.option("--churn", metavar="TIME", help="With --duration: pause at random up to this between servers.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the churn.")
+@click.option("--fault", metavar="NAME[:VALUE]", help="Plant a fault in the threads' own models.")
+@click.option("--fault-thread", type=click.IntRange(0), metavar="N", help="Only in thread N (from 0).")
+@click.option("--stop-timeout", type=click.FloatRange(1), default=10.0, show_default=True, help="Seconds for a stop.")
+@click.option("--unguarded", is_flag=True, help="Let making and deleting servers race too (Triton 2.51 may crash).")
+@click.option("--probes/--no-probes", default=True, help="Measure memory, descriptors, threads, ... while running.")
+@timeout_option(600)
+@triton_option
+@json_option
+@run_options
+def command(**options: Any) -> None:
+    """Runs many servers in one process, truly at once, and looks for races, leaks and mixing."""
+    own = {name: options.pop(name) for name in ("json_file", "runs", "quiet", "in_process")}
+    run_and_report("scenarios.multiserver:build", complete(options), own, summary)
+
+
+def complete(options: dict[str, Any]) -> dict[str, Any]:
+    """The options, checked and in plain units."""
+    full = {**options, "shm_prefix": f"tritoncapi_{os.getpid()}_{uuid.uuid4().hex[:8]}_"}
+    full["duration"] = seconds(options["duration"]) if options["duration"] else None
+    full["stagger"] = seconds(options["stagger"]) if options["stagger"] not in ("0", "0s") else 0.0
+    full["churn"] = seconds(options["churn"]) if options["churn"] else 0.0
+    if full["churn"] and full["duration"] is None:
+        raise UsageError("--churn needs --duration")
+    repositories = [os.path.abspath(os.path.expanduser(path)) for path in options["repositories"]]
+    wanted = options["threads"] + 1
+    if repositories and len(repositories) != wanted:
+        raise UsageError(f"-r: {wanted} repositories are due for -t {options['threads']}, got {len(repositories)}")
+    for path in repositories:
+        if not os.path.isdir(path):
+            raise UsageError(f"-r {path}: there is no such directory")
+    full["repositories"] = repositories
+    if options["triton"]:
+        full["triton"] = os.path.abspath(os.path.expanduser(options["triton"]))
+    if options["fault"] and (repositories or options["backend"] == "python"):
+        raise UsageError("--fault needs the built-in models with the native backend")
+    if options["fault_thread"] is not None:
+        if not options["fault"]:
+            raise UsageError("--fault-thread needs --fault")
+        if options["fault_thread"] >= options["threads"]:
+            raise UsageError(f"--fault-thread {options['fault_thread']}: the threads are 0 to {options['threads'] - 1}")
+    return full
+
+
+def summary(run: Run) -> Iterator[str]:
+    """A few lines on what was done."""
+    from ._multiserver_checks import figures  # noqa: PLC0415
+
+    found = figures(run)
+    if not found["cycles"]:
+        return
+    yield (
+        f"{found['cycles']} life cycles on {run.options['threads']} threads in {found['seconds']:.2f} s "
+        f"({found['cycles'] / found['seconds']:.0f}/s), {found['requests']} requests"
+    )
+    yield f"servers alive at once: peak {found['peak']}, mean {found['mean']:.1f}"
+
+
+def main() -> None:
+    """The installed script ``multiserver``."""
+    group = LazyGroup(name="tritoncapi-harness")
+    group.main(["multiserver", *sys.argv[1:]], prog_name="tritoncapi-harness")

@@ -1,0 +1,628 @@
+"""InferenceRequest: what it says, what it carries, and to whom it belongs while it runs."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tritoncapi as tc
+from tritoncapi.errors import (
+    CancelledError,
+    ClosedError,
+    Error,
+    InFlightError,
+    InternalError,
+    InvalidArgError,
+    NotFoundError,
+    TritonError,
+    UnavailableError,
+    UnsupportedError,
+)
+
+
+@pytest.fixture
+def request_(server: tc.Server) -> Any:
+    with server.request("add_sub") as made:
+        yield made
+
+
+def ints(*values: int) -> Any:
+    return np.array(values, np.int32)
+
+
+def pair(left: int = 1, right: int = 2) -> dict[str, Any]:
+    return {"INPUT0": ints(left), "INPUT1": ints(right)}
+
+
+def sum_of(request: tc.InferenceRequest, **settings: Any) -> list[int]:
+    with request.infer(timeout=20, **settings) as response:
+        values: list[int] = response["OUTPUT0"].numpy().tolist()
+        return values
+
+
+# What it says
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "values"),
+    [
+        ("id", "", ["a", "grüße", "x" * 1000, ""]),
+        ("flags", tc.RequestFlag(0), [tc.RequestFlag.SEQUENCE_START, tc.RequestFlag(3), tc.RequestFlag(0)]),
+        ("correlation_id", 0, [7, 2**64 - 1, "a name", "x" * 128, 0, ""]),
+        ("timeout_us", 0, [1, 2**64 - 1, 0]),
+    ],
+)
+def test_what_was_set_is_read(request_: tc.InferenceRequest, name: str, first: Any, values: list[Any]) -> None:
+    assert getattr(request_, name) == first
+    for value in values:
+        setattr(request_, name, value)
+        assert getattr(request_, name) == value
+        assert type(getattr(request_, name)) is type(value)
+
+
+def test_priorities_are_those_of_the_model(server: tc.Server) -> None:
+    with server.request("add_sub", priority=3) as without_levels:
+        assert without_levels.priority == 0
+    with server.request("queued", priority=3) as with_levels:
+        assert with_levels.priority == 3
+        with_levels.priority = 99  # beyond its five levels: its default
+        assert with_levels.priority == 2
+
+
+def test_a_correlation_id_that_is_too_long(request_: tc.InferenceRequest) -> None:
+    request_.correlation_id = "kept"
+    with pytest.raises(UnsupportedError, match="longer than 128"):
+        request_.correlation_id = "x" * 129
+    assert request_.correlation_id == "kept"
+
+
+@pytest.mark.parametrize("value", ["text", 7, -(2**63), True, 0.5])
+def test_parameters(request_: tc.InferenceRequest, value: Any) -> None:
+    request_.set_parameter("name", value)
+    for name, data in pair().items():
+        request_.set_input(name, data)
+    assert sum_of(request_) == [3]
+
+
+def test_parameters_that_cannot_be(request_: tc.InferenceRequest) -> None:
+    with pytest.raises(TypeError, match="cannot be bytes"):
+        request_.set_parameter("name", b"bytes")
+    with pytest.raises(TypeError, match="a parameter is a str, int, bool, float or bytes, not list"):
+        request_.set_parameter("name", [])  # type: ignore[arg-type]
+
+
+def test_a_request_with_everything(server: tc.Server) -> None:
+    with server.request(
+        "add_sub", pair(), outputs=["OUTPUT1"], version=1, parameters={"a": 1}, id="me", timeout_us=10_000_000
+    ) as request:
+        assert (request.id, request.timeout_us, request.model) == ("me", 10_000_000, "add_sub")
+        with request.infer(timeout=20) as response:
+            assert list(response.outputs) == ["OUTPUT1"]
+            assert response.id == "me"
+
+
+def test_what_a_request_cannot_be(server: tc.Server) -> None:
+    with pytest.raises(NotFoundError, match="unknown model: 'nonsense'"):
+        server.request("nonsense")
+    with pytest.raises(NotFoundError, match="version 9"):
+        server.request("add_sub", version=9)
+    for setting in ("nonsense", "infer"):
+        with pytest.raises(TypeError, match=f"has no setting '{setting}'"):
+            server.request("add_sub", **{setting: 1})
+    with pytest.raises(TypeError, match="no datatype"):
+        server.request("add_sub", {"INPUT0": np.array([1j])})
+
+
+# Inputs
+
+
+def test_an_input_in_chunks(server: tc.Server) -> None:
+    left, right = np.arange(10, dtype=np.int32), np.arange(10, dtype=np.int32)[::-1].copy()
+    with server.request("add_sub", {"INPUT1": right}) as request:
+        request.add_input("INPUT0", tc.DataType.INT32, [10])
+        request.append("INPUT0", left[:3])
+        request.append("INPUT0", left[3:4].tobytes())
+        request.append("INPUT0", tc.Buffer.wrap(left[4:]))
+        with request.infer(timeout=20) as response:
+            assert response["OUTPUT0"].numpy().tolist() == [9] * 10
+            assert response.parameters["input_buffers"] == 4
+
+
+def test_appended_data_is_kept_alive(server: tc.Server) -> None:
+    with server.request("add_sub") as request:
+        for name in ("INPUT0", "INPUT1"):
+            request.set_input(name, np.full(100_000, 21, np.int32))
+        gc.collect()
+        for _ in range(20):
+            np.full(100_000, -1, np.int32)
+        with request.infer(timeout=20) as response:
+            assert set(response["OUTPUT0"].numpy().tolist()) == {42}
+
+
+def test_an_input_is_replaced(server: tc.Server) -> None:
+    with server.request("add_sub", pair(1, 2)) as request:
+        request.set_input("INPUT0", ints(10))
+        assert sum_of(request) == [12]
+        with pytest.raises(TypeError):
+            request.set_input("INPUT0", np.array([1j]))
+        assert sum_of(request) == [12], "a refused tensor took the old one away"
+
+
+def test_other_kinds_of_data(server: tc.Server) -> None:
+    class OnlyDlpack:
+        def __init__(self, array: Any) -> None:
+            self.array = array
+
+        def __dlpack__(self, **arguments: Any) -> Any:
+            return self.array.__dlpack__()
+
+        def __dlpack_device__(self) -> Any:
+            return self.array.__dlpack_device__()
+
+    with server.request("identity_INT64", {"INPUT0": [1, 2, 3]}) as request, request.infer(timeout=20) as response:
+        assert response["OUTPUT0"].numpy().tolist() == [1, 2, 3]
+        view = response["OUTPUT0"].tensor
+        with server.infer("identity_INT64", {"INPUT0": view}, timeout=20) as again:
+            assert again["OUTPUT0"].numpy().tolist() == [1, 2, 3]
+        del view
+    with server.infer("add_sub", {"INPUT0": OnlyDlpack(ints(5)), "INPUT1": ints(6)[::1]}, timeout=20) as response:
+        assert response["OUTPUT0"].numpy().tolist() == [11]
+    strided = np.arange(6, dtype=np.int32)[::2]
+    with server.infer("add_sub", {"INPUT0": strided, "INPUT1": strided}, timeout=20) as response:
+        assert response["OUTPUT0"].numpy().tolist() == [0, 4, 8]
+
+
+def test_data_for_a_host_policy(server: tc.Server) -> None:
+    # The instance runs under the policy "cpu": it sees the data for that, and others' not.
+    with server.request("add_sub", {"INPUT1": ints(2)}) as request:
+        request.add_input("INPUT0", tc.DataType.INT32, [1])
+        request.append("INPUT0", ints(100))
+        request.append("INPUT0", ints(1), host_policy="cpu")
+        request.append("INPUT0", ints(1000), host_policy="elsewhere")
+        assert sum_of(request) == [3]
+        request.remove_input_data("INPUT0")
+        request.append("INPUT0", ints(100))
+        assert sum_of(request) == [102]
+        request.set_input("INPUT0", ints(5), host_policy="cpu")
+        with pytest.raises(InvalidArgError, match="Expected 4, got 0"):
+            request.infer()
+        request.append("INPUT0", ints(100))
+        assert sum_of(request) == [7]
+
+
+def test_data_with_buffer_attributes(server: tc.Server) -> None:
+    data = ints(1, 2, 3, 4)
+    with (
+        tc.BufferAttributes(tc.CPU, 8) as attributes,
+        server.request("add_sub", {"INPUT1": ints(1, 1)}) as request,
+    ):
+        assert (attributes.place, attributes.nbytes, attributes.cuda_ipc_handle) == (tc.CPU, 8, None)
+        request.add_input("INPUT0", tc.DataType.INT32, [2])
+        request.append("INPUT0", data, attributes=attributes)  # their size counts, not the array's
+        assert sum_of(request) == [2, 3]
+        with pytest.raises(ValueError, match="either a host policy or buffer attributes"):
+            request.append("INPUT0", data, attributes=attributes, host_policy="cpu")
+
+
+def test_buffer_attributes_keep_what_they_are_given(library: tc.Library) -> None:
+    handle = bytes(range(64))
+    with tc.BufferAttributes(tc.gpu(3), 2**40, handle) as attributes:
+        assert (attributes.place, attributes.nbytes, attributes.cuda_ipc_handle) == (tc.gpu(3), 2**40, handle)
+    with pytest.raises(ValueError, match="has 64 bytes, not 3"):
+        tc.BufferAttributes(tc.CPU, 1, b"abc")
+
+
+def test_raw_input(server: tc.Server) -> None:
+    with server.request("identity_INT32") as request:
+        request.add_raw_input("INPUT0")
+        with pytest.raises(InvalidArgError, match="raw input"):
+            request.add_raw_input("INPUT1")
+        request.append("INPUT0", ints(4, 5))
+        with request.infer(timeout=20) as response:
+            assert response["OUTPUT0"].numpy().tolist() == [4, 5]
+    with server.request("add_sub", pair()) as request, pytest.raises(InvalidArgError, match="raw input"):
+        request.add_raw_input("INPUT2")
+
+
+def test_inputs_are_removed(server: tc.Server) -> None:
+    with server.request("add_sub", pair()) as request:
+        request.remove_input("INPUT0")
+        with pytest.raises(InvalidArgError, match="expected 2 inputs but got 1"):
+            request.infer(timeout=20)
+        request.remove_all_inputs()
+        with pytest.raises(InvalidArgError, match="expected 2 inputs but got 0"):
+            request.infer(timeout=20)
+        for remove in (request.remove_input, request.remove_input_data):
+            with pytest.raises(InvalidArgError, match="'INPUT0' does not exist"):
+                remove("INPUT0")
+        for name, data in pair().items():
+            request.set_input(name, data)
+        assert sum_of(request) == [3]
+
+
+def test_outputs_are_asked_for(server: tc.Server) -> None:
+    def outputs(request: tc.InferenceRequest) -> set[str]:
+        with request.infer(timeout=20) as response:
+            return set(response.outputs)
+
+    with server.request("add_sub", pair()) as request:
+        assert outputs(request) == {"OUTPUT0", "OUTPUT1"}
+        request.add_output("OUTPUT1")
+        assert outputs(request) == {"OUTPUT1"}
+        request.add_output("OUTPUT0")
+        request.remove_output("OUTPUT1")
+        assert outputs(request) == {"OUTPUT0"}
+        request.add_output("nonsense")
+        with pytest.raises(InvalidArgError, match="unexpected inference output 'nonsense'"):
+            request.infer()
+        request.remove_all_outputs()
+        assert outputs(request) == {"OUTPUT0", "OUTPUT1"}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"INPUT0": ints(1)}, "expected 2 inputs but got 1"),
+        ({"INPUT0": ints(1), "OTHER": ints(2)}, "unexpected inference input 'OTHER'|input 'INPUT1' .* missing"),
+        (
+            {"INPUT0": ints(1), "INPUT1": np.array([1.0], np.float32)},
+            "data-type is 'FP32', but model 'add_sub' expects 'INT32'",
+        ),
+        ({"INPUT0": ints(1), "INPUT1": np.array([[1]], np.int32)}, "unexpected shape for input 'INPUT1'"),
+    ],
+)
+def test_wrong_inputs_are_refused_at_once_and_can_be_mended(server: tc.Server, inputs: Any, message: str) -> None:
+    with server.request("add_sub", inputs) as request:
+        with pytest.raises(InvalidArgError, match=message):
+            request.infer(timeout=20)
+        assert not request.in_flight
+        request.remove_all_inputs()
+        for name, data in pair().items():
+            request.set_input(name, data)
+        assert sum_of(request) == [3]
+
+
+def test_less_data_than_the_shape_says(server: tc.Server) -> None:
+    with server.request("add_sub", pair()) as request:
+        request.remove_input_data("INPUT0")
+        request.append("INPUT0", b"\0\0\0")
+        with pytest.raises(InvalidArgError):
+            request.infer(timeout=20)
+        request.set_input("INPUT0", ints(4))
+        assert sum_of(request) == [6]
+
+
+def test_a_response_error_leaves_the_request_usable(server: tc.Server) -> None:
+    with server.request("fail_request", {"INPUT0": ints(1)}) as request:
+        for _ in range(3):
+            with pytest.raises(InternalError, match="planted fault: fail_request"):
+                request.infer(timeout=20)
+
+
+# Whose it is
+
+
+def test_used_a_thousand_times(server: tc.Server) -> None:
+    with server.request("add_sub", pair()) as request:
+        for value in range(1000):
+            execution = request.start()
+            assert execution.wait(20)
+            progress = execution.progress
+            assert (progress.responses, progress.finals, progress.releases, progress.done) == (1, 1, 1, True)
+            response = execution.poll()
+            assert response is not None
+            assert execution.poll() is None
+            assert response["OUTPUT0"].numpy()[0] == 3, value
+            response.close()
+        assert progress.start_ns <= progress.first_response_ns <= max(progress.final_ns, progress.release_ns)
+
+
+def test_in_flight_it_is_tritons(server: tc.Server) -> None:
+    with server.request("slow", {"INPUT0": ints(1)}) as request:
+        assert not request.in_flight
+        execution = request.start()
+        assert request.in_flight
+        for use in (
+            lambda: request.id,
+            lambda: setattr(request, "id", "x"),
+            lambda: request.add_output("OUTPUT0"),
+            lambda: request.set_input("INPUT0", ints(2)),
+            request.remove_all_inputs,
+            request.start,
+            request.infer,
+        ):
+            with pytest.raises(InFlightError, match="in flight"):
+                use()
+        assert not request.is_cancelled
+        request.cancel()
+        assert request.is_cancelled
+        assert execution.wait(20)
+        assert not request.in_flight
+        assert request.id == ""
+        with pytest.raises(CancelledError):
+            _response_of(execution)
+
+
+def _response_of(execution: tc.Execution) -> None:
+    response = execution.next(20)
+    assert response is not None
+    with response:
+        response.raise_for_error()
+
+
+def test_cancel_before_the_submission(request_: tc.InferenceRequest) -> None:
+    for use in (request_.cancel, lambda: request_.is_cancelled):
+        with pytest.raises(InternalError, match="before calling TRITONSERVER_InferAsync"):
+            use()
+
+
+def test_used_again_after_it_was_cancelled(server: tc.Server) -> None:
+    with server.request("slow", {"INPUT0": ints(1)}) as request:
+        for _ in range(3):
+            execution = request.start()
+            request.cancel()
+            assert execution.wait(20)
+            response = execution.poll()
+            assert response is not None
+            with response:
+                assert isinstance(response.error, CancelledError)
+
+
+def test_a_time_limit(server: tc.Server) -> None:
+    with server.request("slow", {"INPUT0": ints(1)}) as request:
+        with pytest.raises(tc.InferTimeout, match=r"no answer within 0\.02 s: 0 response") as caught:
+            request.infer(timeout=0.02)
+        assert isinstance(caught.value, TimeoutError)
+        assert request.in_flight
+
+
+def test_closed_in_flight(server: tc.Server, tools: Any) -> None:
+    request = server.request("slow", {"INPUT0": ints(1)})
+    execution = request.start()
+    request.close()
+    request.close()
+    assert request.closed
+    assert tools.wait_for(lambda: execution.done)
+    for use in (lambda: request.id, request.cancel, request.start):
+        with pytest.raises(ClosedError):
+            use()
+
+
+def test_the_data_of_a_request_closed_in_flight_stays(server: tc.Server, tools: Any) -> None:
+    import weakref
+
+    data = np.zeros(1000, np.int32)
+    alive = weakref.ref(data)
+    with server.request("slow", {"INPUT0": data}) as request:
+        del data
+        request.start()
+        assert alive() is not None
+    gc.collect()
+    assert tools.wait_for(lambda: gc.collect() >= 0 and alive() is None), "it was never let go"
+
+
+def test_closed_with_a_response_that_nobody_took(server: tc.Server) -> None:
+    with server.request("add_sub", pair()) as request:
+        assert request.start().wait(20)
+
+
+def test_started_again_with_a_response_that_nobody_took(server: tc.Server) -> None:
+    with server.request("add_sub", pair()) as request:
+        assert request.start().wait(20)
+        assert sum_of(request) == [3]
+
+
+def test_forgotten_in_flight(server: tc.Server, tools: Any) -> None:
+    from tritoncapi import request as module
+
+    made = server.request("slow", {"INPUT0": np.zeros(1000, np.int32)})
+    execution = made.start()
+    pointer, before = made._pointer, len(module._forgotten)
+    with pytest.warns(ResourceWarning, match="unclosed inference request"):
+        del made
+        gc.collect()
+    assert len(module._forgotten) == before + 1, "its data is free while Triton reads it"
+    server.library.api.InferenceRequestCancel(pointer)
+    assert execution.wait(20)
+    execution.forget()
+    server.library.api.InferenceRequestDelete(pointer)
+    module._forgotten.pop()
+
+
+# Models that do not keep the rules
+
+
+def test_a_model_that_never_answers(server: tc.Server) -> None:
+    with server.request("no_answer", {"INPUT0": ints(1)}) as request:
+        execution = request.start()
+        assert execution.wait(0.05) is False
+        assert execution.released
+        with pytest.raises(tc.InferTimeout, match="the model released the request and sent no final response"):
+            execution.next(0.01)
+        assert request.in_flight
+
+
+def test_a_model_that_answers_twice(server: tc.Server) -> None:
+    with server.request("answer_twice", {"INPUT0": ints(1)}) as request:
+        with pytest.raises(Error, match="the model sent 2 responses where one is due"):
+            request.infer(timeout=20)
+        execution = request.start()
+        assert execution.wait(20)
+        assert (execution.progress.responses, execution.progress.finals, execution.progress.releases) == (2, 2, 1)
+
+
+def test_a_request_that_is_never_released(child: Any, tmp_path: Any, backends: Any, tools: Any) -> None:
+    tools.add_model(tmp_path, "kept", fault="never_release")
+    source = """
+import os, sys, numpy as np, tritoncapi as tc
+server = tc.Server(sys.argv[1], backend_directory=sys.argv[2], log_info=False, startup_models=["kept"])
+request = server.request("kept", {"INPUT0": np.array([1], np.int32)})
+try:
+    request.infer(timeout=0.05)
+except tc.InferTimeout as error:
+    print(error)
+print(request.in_flight)
+request.close()
+try:
+    server.close(timeout=0.2)
+except tc.StopTimeout as error:
+    print(error)
+"""
+    lines = child(source, tmp_path, backends).splitlines()
+    assert lines[0].endswith("the model sent its final response and did not release the request")
+    assert lines[1] == "True"
+    assert "kept is UNLOADING; 1 request(s) never came back" in lines[2]
+
+
+def test_an_execution_that_fails_as_a_whole(server: tc.Server) -> None:
+    with pytest.raises(InternalError, match="planted fault: fail_execute"):
+        server.infer("fail_execute", {"INPUT0": ints(1)}, timeout=20)
+
+
+# Queues, sequences, streams
+
+
+def test_a_request_that_waits_too_long_in_the_queue(server: tc.Server, tools: Any) -> None:
+    given = {"INPUT0": np.zeros((1, 1), np.int32)}
+    before = [server.request("queued_slow", given) for _ in range(6)]  # more than the instance takes ahead
+    with server.request("queued_slow", given, timeout_us=1) as request:
+        for other in before:
+            other.start()
+        execution = request.start()
+        for other in before:  # Triton looks at the queue again when one is through
+            other.close()
+        response = execution.next(20)
+        assert response is not None
+        with response:
+            assert isinstance(response.error, UnavailableError)
+            assert "Request timeout expired" in str(response.error)
+
+
+def test_sequences(server: tc.Server) -> None:
+    start, end = tc.RequestFlag.SEQUENCE_START, tc.RequestFlag.SEQUENCE_END
+
+    def step(correlation_id: int | str, value: int, flags: tc.RequestFlag | None = None) -> int:
+        settings = {"correlation_id": correlation_id, "flags": flags or tc.RequestFlag(0)}
+        with server.infer("accumulate", {"INPUT": ints(value)}, timeout=20, **settings) as response:
+            return int(response["OUTPUT"].numpy()[0])
+
+    assert step(1, 10, start) == 10
+    assert step(1, 5) == 15
+    assert step(1, 1, end) == 16
+    assert step("by name", 7, start) == 7
+    assert step("by name", 1, end) == 8
+    assert step(2, 3, start | end) == 3
+    with pytest.raises(InvalidArgError, match="must specify the START flag"):
+        step(1, 1)
+    with pytest.raises(InvalidArgError, match="must specify a non-zero or non-empty correlation ID"):
+        step(0, 1, start)
+
+
+def repeat(*values: int, delay_ms: int = 0) -> dict[str, Any]:
+    return {"IN": ints(*values), "DELAY": np.full(len(values), delay_ms, np.uint32)}
+
+
+def values_of(responses: Any) -> list[int]:
+    found = []
+    for response in responses:
+        with response:
+            found.append(int(response["OUT"].numpy()[0]))
+    return found
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 300])
+def test_a_stream(server: tc.Server, count: int) -> None:
+    values = list(range(count))
+    assert values_of(server.stream("repeat", repeat(*values), timeout=20)) == values
+    with server.request("repeat", repeat(*values)) as request:
+        for _ in range(2):
+            assert values_of(request.stream(timeout=20)) == values
+            assert not request.in_flight
+
+
+def test_a_stream_that_is_left_early(server: tc.Server) -> None:
+    stream = server.stream("repeat", repeat(*range(1000), delay_ms=10), timeout=20)
+    assert values_of([next(stream)]) == [0]
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_a_stream_that_stalls(server: tc.Server) -> None:
+    with server.request("repeat", repeat(1, delay_ms=100_000)) as request:
+        with pytest.raises(tc.InferTimeout, match="0 response"):
+            next(request.stream(timeout=0.02))
+        request.cancel()
+
+
+def test_a_stream_that_ends_in_an_error(server: tc.Server) -> None:
+    with server.request("repeat", repeat(*range(5), delay_ms=50)) as request:
+        stream = request.stream(timeout=20)
+        assert values_of([next(stream)]) == [0]
+        request.cancel()
+        with pytest.raises(CancelledError):
+            values_of(stream)
+
+
+def test_one_response_of_a_stream(server: tc.Server) -> None:
+    # A decoupled model that answers once is good for infer(), one that answers otherwise is not.
+    with server.infer("repeat", repeat(4), timeout=20) as response:
+        assert response["OUT"].numpy().tolist() == [4]
+    for values in ((), (1, 2)):
+        with pytest.raises(
+            Error, match=f"sent {len(values)} responses where one is due; a decoupled model needs stream"
+        ):
+            server.infer("repeat", repeat(*values), timeout=20)
+
+
+# Threads
+
+
+def test_eight_threads_on_one_server(server: tc.Server) -> None:
+    barrier, wrong = threading.Barrier(8), []
+
+    def work(index: int) -> None:
+        barrier.wait(20)
+        with server.request("add_sub", pair(index, 1)) as request:
+            for value in range(100):
+                request.set_input("INPUT1", ints(value))
+                if sum_of(request) != [index + value]:
+                    wrong.append((index, value))
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert wrong == []
+
+
+def test_closed_by_one_thread_while_another_waits(server: tc.Server, tools: Any) -> None:
+    request = server.request("slow", {"INPUT0": ints(1)})
+    seen: list[BaseException] = []
+    started = threading.Event()
+
+    def wait() -> None:
+        try:
+            started.set()
+            request.infer(timeout=20)
+        except (CancelledError, ClosedError, Error) as error:
+            seen.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert started.wait(20)
+    assert tools.wait_for(lambda: request.in_flight)
+    request.close()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert len(seen) == 1
+
+
+def test_errors_name_the_call(server: tc.Server) -> None:
+    with pytest.raises(TritonError) as caught:
+        server.request("nonsense")
+    assert str(caught.value) == ("InferenceRequestNew: [NOT_FOUND] Request for unknown model: 'nonsense' is not found")
