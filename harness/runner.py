@@ -61,7 +61,7 @@ def execute(parameters: dict[str, Any], book: Journal, folder: Path) -> bool:
 def _sampler(probes: Sequence[Any], interval: float, folder: Path) -> AbstractContextManager[Any]:
     if not probes:
         return nullcontext()
-    from .probes import Sampler  # noqa: PLC0415
+    from .sampler import Sampler  # noqa: PLC0415
 
     return Sampler(probes, folder / SAMPLES, interval)
 

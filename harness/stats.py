@@ -53,14 +53,14 @@ def theil_sen(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) 
     from scipy.stats import theilslopes  # noqa: PLC0415
 
     xs, ys = _points(x, y)
-    n, distinct = len(xs), len(np.unique(xs))
+    n, distinct, needed = len(xs), len(np.unique(xs)), fewest_points(confidence)
     if distinct < 2:
         return Slope(math.nan, -math.inf, math.inf, n)
     if n > _MOST:
         xs, ys = (np.array([np.median(part) for part in np.array_split(values, _MOST)]) for values in (xs, ys))
     # Differences are what counts: large levels would only cost digits.
     found = theilslopes(ys - ys[0], xs - xs[0], confidence)
-    if distinct < fewest_points(confidence):
+    if distinct < needed:
         return Slope(float(found[0]), -math.inf, math.inf, n)
     return Slope(float(found[0]), float(found[2]), float(found[3]), n)
 
@@ -187,5 +187,5 @@ def _points(x: Sequence[float], y: Sequence[float]) -> tuple[Any, Any]:
 
 
 def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"the confidence must be between 0 and 1, not {confidence}")
+    if not 0.5 <= confidence < 1:
+        raise ValueError(f"the confidence must be from 0.5 to below 1, not {confidence}")

@@ -170,7 +170,7 @@ mv "$wrapper.new" "$wrapper"
 printf '%s\n' "$version" >"$marker"
 rm -f "$log"
 
-TRITONCAPI_TRITON="$prefix/opt/tritonserver" "$prefix/venv/bin/python" - <<'END' || fail "the installed package does not load its Triton"
+TRITONCAPI_TRITON="$prefix/opt/tritonserver" "$prefix/venv/bin/python" -I - <<'END' || fail "the installed package does not load its Triton"
 import ctypes
 import sys
 

@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 
 from harness import journal, probes
-from harness.probes import Cost, Figure, Missing, Probe, Sample, Sampler
+from harness.probes import Figure, Missing, Probe
 from harness.processes import until
+from harness.sampler import Cost, Sample, Sampler
 
 MIB = 1 << 20
 
@@ -526,15 +527,20 @@ def test_a_disk_that_is_full_is_not_passed_over() -> None:
     sampler = Sampler([], full, 0.001)
     with pytest.raises(OSError, match="no space left"), sampler:
         assert until(lambda: sampler.error is not None, 5)
-    with pytest.raises(KeyError), Sampler([], full, 0.001) as other:
-        assert until(lambda: other.error is not None, 5)
-        raise KeyError  # the body's own error comes first
+
+    def body() -> None:
+        with Sampler([], full, 0.001) as other:
+            assert until(lambda: other.error is not None, 5)
+            raise KeyError  # the body's own error comes first
+
+    with pytest.raises(KeyError):
+        body()
     with Sampler([], full, None) as asked, pytest.raises(OSError, match="no space left"):
         asked.sample_now("x")
 
 
 def test_a_stuck_probe_does_not_take_the_run_along(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(probes, "_PATIENCE", 0.05)
+    monkeypatch.setattr("harness.sampler._PATIENCE", 0.05)
     over = threading.Event()
     path = tmp_path / "samples.jsonl"
 
@@ -548,7 +554,7 @@ def test_a_stuck_probe_does_not_take_the_run_along(monkeypatch: pytest.MonkeyPat
             sampler.sample_now("x")
     assert lines(path) == [{"probe": "stuck", "probe_error": "still reading after 0.05 s"}]
     over.set()
-    monkeypatch.setattr(probes, "_PATIENCE", 10)
+    monkeypatch.setattr("harness.sampler._PATIENCE", 10)
     sampler.stop()
 
 
