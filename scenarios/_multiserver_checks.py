@@ -27,8 +27,9 @@ BUDGETS = {
     "children": 0.02,
     "shm_entries": 0.02,
     "shm_bytes": 16 * _KIB,
-    "gpu_process_bytes": 64 * _KIB,
 }
+GPU_BUDGETS = {"gpu_process_bytes": 64 * _KIB}
+GPU_TOLERANCE = 2 << 20  # bytes: the driver's own granule
 
 
 def figures(run: Run) -> dict[str, Any]:
@@ -110,12 +111,15 @@ def problems(run: Run) -> list[Check]:
 
 def leaks(run: Run) -> list[Check]:
     """What grew from one round to the next, measured while no server was alive."""
-    from harness.leaks import leak_checks  # noqa: PLC0415 - scipy takes its time
+    from harness.leaks import leak_checks, level_check  # noqa: PLC0415 - scipy takes its time
 
     if not run.options["probes"]:
         return [skipped("leaks", "--no-probes")]
     settled = [sample for sample in run.samples if sample.get("label") == "settled"]
-    budgets = dict(BUDGETS)
-    if run.options["memory"] == "system":
-        del budgets["gpu_process_bytes"]
-    return list(leak_checks(settled, budgets))
+    checks = list(leak_checks(settled, BUDGETS if run.options["memory"] == "system" else BUDGETS | GPU_BUDGETS))
+    if run.options["memory"] != "system" and len(settled) > 1:
+        # The first round makes the contexts, which stay as long as the process does.
+        first, last = settled[1], settled[-1]
+        figures = sorted({key for sample in (first, last) for key in sample if key.startswith("gpu")})
+        checks += [level_check(name, first.get(name), last.get(name), GPU_TOLERANCE) for name in figures]
+    return checks

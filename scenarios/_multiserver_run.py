@@ -43,7 +43,7 @@ INFERENCES = 3  # of each model in a life cycle
 _SHAPE = (1, 16)
 _MEETING = 60.0  # seconds for all first servers to be alive
 _LAG = 2.0  # seconds that statistics may lag behind responses
-_UNLOAD = 30.0  # seconds
+_ANSWER = 30.0  # seconds for one inference
 
 
 def unique(worker: int) -> str:
@@ -232,7 +232,8 @@ class Cycle:
         self.foreign(server, foreign)
         for model in (COMMON, mine, *((AB,) if fleet.own else ())):
             server.unload(model)
-        self.expect("unload", server.wait_unloaded(timeout=_UNLOAD), f"the models are not unloaded after {_UNLOAD:g} s")
+        limit = fleet.options["stop_timeout"]
+        self.expect("unload", server.wait_unloaded(timeout=limit), f"the models are not unloaded after {limit:g} s")
         self.refuse(server, foreign, "another server's model")
 
     def infer(self, server: Server, model: str) -> None:
@@ -252,7 +253,7 @@ class Cycle:
             }
             with server.request(model, inputs) as request:
                 for _ in range(INFERENCES):
-                    with request.infer(allocator=allocator, timeout=_UNLOAD) as response:
+                    with request.infer(allocator=allocator, timeout=_ANSWER) as response:
                         self.requests += 1
                         for name, wanted in (("OUTPUT0", first + second), ("OUTPUT1", first - second)):
                             output = response[name]
@@ -268,7 +269,7 @@ class Cycle:
         server.load(AB)
         a = np.full(_SHAPE, self.number + 7, dtype=np.int32)
         b = np.full(_SHAPE, self.worker + 1, dtype=np.int32)
-        with server.infer(AB, {"INPUT0": a, "INPUT1": b}, timeout=_UNLOAD) as response:
+        with server.infer(AB, {"INPUT0": a, "INPUT1": b}, timeout=_ANSWER) as response:
             name, version = response.model
             due = self.worker + 1
             self.expect("versions", version == due, f"{name} answered in version {version}, not {due}")

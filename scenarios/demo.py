@@ -50,20 +50,36 @@ def gpu_cases(devices: int) -> list[Case]:
 
 def known_defect(case: Case) -> str:
     """Why memalloc is expected to fail here, or nothing: a defect of Triton's that it has to catch."""
-    on_gpu = case.get("model_device", "").startswith("gpu")
-    if case["backend"] == "python" and on_gpu and case.get("output") == "pinned":
+    if python_on_gpu(case) and case.get("output") == "pinned":
         return "known defect: the Python backend's GPU output does not arrive in pinned memory"
+    return ""
+
+
+def python_on_gpu(case: Case) -> bool:
+    """True for a Python model with a GPU instance."""
+    return case["backend"] == "python" and str(case.get("model_device", "")).startswith("gpu")
+
+
+def stuck_stub(case: Case, result: memalloc.Result) -> str:
+    """Why this failure is no surprise, or nothing: a defect of Triton's that shows only now and then."""
+    bad = [check for check in result.checks if check.verdict == Verdict.FAIL]
+    if python_on_gpu(case) and [check.name for check in bad] == ["left over"] and "UNLOADING" in bad[0].sentence:
+        return "known defect, now and then: the stub of a Python model with GPU tensors does not end"
     return ""
 
 
 def run_case(case: Case, options: dict[str, Any]) -> dict[str, Any]:
     """One row: how the case ended, and why."""
     began = time.monotonic()
-    row: dict[str, Any] = {"case": case, "expected": "fail" if known_defect(case) else "pass"}
+    defect = known_defect(case)
+    row: dict[str, Any] = {"case": case, "expected": "fail" if defect else "pass", "defect": defect}
     try:
         result = memalloc.run({**options, **case})
     except LacksError as error:
         return {**row, "verdict": "skipped", "sentence": str(error), "seconds": time.monotonic() - began}
+    stuck = "" if defect else stuck_stub(case, result)
+    if stuck:
+        row |= {"expected": "fail", "defect": stuck}
     row |= {"verdict": result.verdict.value, "sentence": result.sentence, "seconds": time.monotonic() - began}
     return row
 
@@ -74,7 +90,7 @@ def cells(row: dict[str, Any]) -> list[str]:
     full = memalloc.complete(case)
     note = shorten(row["sentence"], 140, placeholder=" …") if row["verdict"] != "pass" else ""
     if note and row["verdict"] == row["expected"]:
-        note = known_defect(case)
+        note = row["defect"]
     return [
         full["backend"],
         full["datatype"],
@@ -100,7 +116,7 @@ def total(rows: list[dict[str, Any]]) -> Verdict:
 
 
 @click.command()
-@timeout_option(60)
+@timeout_option(30)
 @triton_option
 @json_option
 @click.option("--gpu/--no-gpu", default=None, help="Run, or leave out, the GPU cases. Default: where there is a GPU.")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from harness import cli
+from harness import child, cli
 from harness.errors import LacksError
-from harness.verdict import Verdict
+from harness.verdict import Check, Verdict, failed, passed
 from scenarios import demo, info, memalloc
 
 
@@ -88,3 +88,17 @@ def test_demo_counts_a_lack_as_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(memalloc, "run", lacks)
     assert demo.run_case({"backend": "native"}, {})["verdict"] == "skipped"
+
+
+def result_with(*checks: Check) -> memalloc.Result:
+    return memalloc.Result({}, child.Ended("ended", 0, 1.0, []), list(checks))
+
+
+def test_demo_knows_the_stub_that_does_not_end() -> None:
+    stuck = failed("left over", "the server did not stop within 9 s: m is UNLOADING")
+    python: dict[str, Any] = {"backend": "python", "model_device": "gpu:0"}
+    assert demo.stuck_stub(python, result_with(passed("values", ""), stuck))
+    assert not demo.stuck_stub(python, result_with(failed("values", "wrong"), stuck))
+    assert not demo.stuck_stub(python, result_with(failed("left over", "1 request(s) never came back")))
+    assert not demo.stuck_stub({"backend": "native", "model_device": "gpu:0"}, result_with(stuck))
+    assert not demo.stuck_stub({"backend": "python", "model_device": "cpu"}, result_with(stuck))
