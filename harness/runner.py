@@ -21,9 +21,11 @@ from . import child, journal
 from .child import Ended, Job
 from .errors import LacksError, UsageError
 from .journal import Event, Journal
+from .processes import until
 from .scenario import Context, Fault, Operation, Outcome, Run, Scenario
 from .verdict import Check, Verdict, overall, unknown
 
+_SETTLE = 0.1  # seconds
 RUN, ENDED, SAMPLES = "run.json", "ended.json", "samples.jsonl"
 
 
@@ -36,6 +38,7 @@ def execute(parameters: dict[str, Any], book: Journal, folder: Path) -> bool:
     context = Context(parameters["options"], book, folder)
     probes = scenario.probes(context)
     over = threading.Event()
+    level: list[int] = []
     with _sampler(probes, scenario.probe_interval, folder) as sampler, scenario.system(context) as system:
 
         def invoke(operation: Operation) -> None:
@@ -43,6 +46,7 @@ def execute(parameters: dict[str, Any], book: Journal, folder: Path) -> bool:
 
         def settled() -> None:
             done = getattr(system, "operations", 0)
+            _wait_for_threads(level)
             book.write("settled", operations=done)
             if sampler is not None:
                 sampler.sample_now("settled", cycles=done)
@@ -64,6 +68,12 @@ def _sampler(probes: Sequence[Any], interval: float, folder: Path) -> AbstractCo
     from .sampler import Sampler  # noqa: PLC0415
 
     return Sampler(probes, folder / SAMPLES, interval)
+
+
+def _wait_for_threads(level: list[int]) -> None:
+    """Waits a moment until there are no more threads than at first: one that was joined may not quite be gone yet."""
+    level.append(len(os.listdir("/proc/self/task")))
+    until(lambda: len(os.listdir("/proc/self/task")) <= level[0], _SETTLE)
 
 
 def _invoke(scenario: Scenario, system: Any, operation: Operation, book: Journal) -> None:

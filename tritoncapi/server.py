@@ -313,9 +313,11 @@ class Server(Handle):
             finally:
                 finished.set()
 
-        threading.Thread(target=stop, name="tritoncapi-stop", daemon=True).start()
+        stopper = threading.Thread(target=stop, name="tritoncapi-stop", daemon=True)
+        stopper.start()
         if not finished.wait(left + 2):
             raise StopTimeout(f"the server did not stop within {timeout:g} s: {held_up}")
+        stopper.join()
         if failure:
             if isinstance(failure[0], TritonError) and failure[0].message.startswith(_EXIT_TIMEOUT):
                 raise StopTimeout(f"the server did not stop within {timeout:g} s: {held_up}") from failure[0]

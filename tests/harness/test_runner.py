@@ -1,0 +1,214 @@
+"""The runner with a null system: roles, history, verdicts, saved runs."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import journal, runner
+from harness.child import Ended
+from harness.errors import UsageError
+from harness.load import Barrier, Lasting
+from harness.probes import Probe
+from harness.scenario import Context, Invoke, Operation, Outcome, Run, Scenario
+from harness.verdict import Check, Verdict, passed
+from harness.workers import together
+
+
+class Counter:
+    def __init__(self) -> None:
+        self.operations = 0
+        self.lock = threading.Lock()
+
+
+@contextmanager
+def system(_context: Context) -> Iterator[Counter]:
+    yield Counter()
+
+
+def workload(counter: Counter, operation: Operation) -> Outcome:
+    with counter.lock:
+        counter.operations += 1
+    if operation == Operation(1, 2):
+        raise RuntimeError("the workload is broken")
+    return Outcome("fail" if operation.number == 1 else "ok", {"square": operation.number**2})
+
+
+def note(context: Context, _system: Any, over: Callable[[], bool]) -> None:
+    context.journal.write("acted", over=over())
+
+
+def broken_fault(_context: Context, _system: Any, _over: Callable[[], bool]) -> None:
+    raise OSError("no such thing to break")
+
+
+def count(run: Run) -> Sequence[Check]:
+    return [passed("count", f"{len(run.operations)} operations")]
+
+
+def broken_checker(_run: Run) -> Sequence[Check]:
+    raise ZeroDivisionError("oh")
+
+
+def probes(_context: Context) -> Sequence[Probe]:
+    return [Probe("one", lambda: {"one": 1})]
+
+
+def build(options: Mapping[str, Any]) -> Scenario:
+    return Scenario(
+        name="null",
+        system=system,
+        workload=workload,
+        load=Barrier(2, 3, rounds=3),
+        faults=[note, broken_fault] if options.get("faults") else [],
+        probes=probes,
+        checkers=[runner.process_check, count, *([broken_checker] if options.get("broken") else [])],
+    )
+
+
+def nothing(_options: Mapping[str, Any]) -> Scenario:
+    return Scenario(name="nothing", checkers=[runner.process_check])
+
+
+def here(tmp_path: Path, **options: Any) -> runner.Result:
+    where = f"{__name__}:build"
+    return runner.run(where, options, tmp_path, timeout=30, in_process=True)
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+def test_history_has_every_operation(tmp_path: Path) -> None:
+    result = here(tmp_path)
+    kinds = {(op["worker"], op["number"]): op["kind"] for op in result.run.operations}
+    assert kinds == {(0, 0): "ok", (0, 1): "fail", (0, 2): "ok", (1, 0): "ok", (1, 1): "fail", (1, 2): "unknown"}
+    broken = next(op for op in result.run.operations if op["kind"] == "unknown")
+    assert "RuntimeError: the workload is broken" in broken["text"]
+    assert len(journal.all_of(result.run.ended.events, "invoke")) == 6
+    assert [event["operations"] for event in journal.all_of(result.run.ended.events, "settled")] == [0, 2, 4, 6]
+    labelled = [sample for sample in result.run.samples if sample.get("label") == "settled"]
+    assert [sample["cycles"] for sample in labelled] == [0, 2, 4, 6]
+
+
+def test_in_a_child_the_same(tmp_path: Path) -> None:
+    result = runner.run("test_runner:build", {}, tmp_path, timeout=30)
+    assert result.verdict == Verdict.PASS
+    assert len(result.run.operations) == 6
+    assert runner.judge(tmp_path).checks == result.checks
+
+
+def test_broken_checker_is_unknown(tmp_path: Path) -> None:
+    result = here(tmp_path, broken=True)
+    assert result.verdict == Verdict.UNKNOWN
+    assert "ZeroDivisionError: oh" in result.checks[-1].sentence
+
+
+def test_faults_are_in_the_history(tmp_path: Path) -> None:
+    events = here(tmp_path, faults=True).run.ended.events
+    assert journal.all_of(events, "acted")
+    states = {(event["name"], event["state"]) for event in journal.all_of(events, "fault")}
+    assert {("note", "begins"), ("note", "ends"), ("broken_fault", "broken")} <= states
+
+
+def test_do_nothing_scenario_passes_only_its_process(tmp_path: Path) -> None:
+    result = runner.run(f"{__name__}:nothing", {}, tmp_path, timeout=30, in_process=True)
+    assert [check.name for check in result.checks] == ["process"]
+    assert result.run.operations == []
+
+
+def ended(**changes: Any) -> Run:
+    events = [
+        {"event": "phase", "name": "running"},
+        {"event": "invoke", "worker": 3, "number": 1},
+        {"event": "end"},
+    ]
+    full: dict[str, Any] = {"how": "ended", "code": 0, "seconds": 1.0, "events": events, **changes}
+    return Run({}, Ended(**full))
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "text"),
+    [
+        ({}, Verdict.PASS, "left nothing behind"),
+        ({"how": "crashed", "signal": "SIGSEGV", "code": -11}, Verdict.FAIL, "SIGSEGV while running (thread 3 loop 1)"),
+        ({"how": "hung"}, Verdict.FAIL, "hung while running"),
+        ({"how": "lost", "code": None}, Verdict.UNKNOWN, "cut off"),
+        ({"leftovers": ["process 7 (stub)"]}, Verdict.FAIL, "left behind: process 7"),
+        ({"events": []}, Verdict.FAIL, "ended early"),
+        ({"events": [{"event": "broken", "text": "E: x", "traceback": ""}]}, Verdict.UNKNOWN, "the harness failed"),
+    ],
+)
+def test_process_check(changes: dict[str, Any], verdict: Verdict, text: str) -> None:
+    (check,) = runner.process_check(ended(**changes))
+    assert check.verdict == verdict
+    assert text in check.sentence
+
+
+def test_no_run_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no run"):
+        runner.judge(tmp_path)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(UsageError, match="holds no run"):
+        runner.judge(tmp_path)
+
+
+def test_folders_of_runs(tmp_path: Path) -> None:
+    made = [runner.new_folder(tmp_path / "runs", "x") for _ in range(3)]
+    assert len(set(made)) == 3
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="no run can be kept there"):
+        runner.new_folder(tmp_path / "file", "x")
+
+
+def test_run_says_what_it_was(tmp_path: Path) -> None:
+    here(tmp_path)
+    described = json.loads((tmp_path / "run.json").read_text())
+    assert described["scenario"] == "null"
+    assert described["versions"]["python"]
+    assert described["machine"]["cpus"] > 0
+
+
+# Loads and workers
+
+
+def recorded(load: Callable[[Context, Invoke, Callable[[], None]], None]) -> tuple[list[Operation], int]:
+    done: list[Operation] = []
+    settled: list[int] = []
+    load(None, done.append, lambda: settled.append(len(done)))  # type: ignore[arg-type]
+    return done, len(settled)
+
+
+def test_barrier_spreads_its_loops() -> None:
+    done, settled = recorded(Barrier(3, 7, rounds=3))
+    assert sorted((op.worker, op.number) for op in done) == [(w, n) for w in range(3) for n in range(7)]
+    assert settled == 4
+    assert recorded(Barrier(1, 1, rounds=10))[1] == 2
+
+
+def test_lasting_ends_and_is_repeatable() -> None:
+    began = time.monotonic()
+    done, settled = recorded(Lasting(2, 0.3, loops=2, churn=0.02, stagger=0.001, seed=5))
+    assert time.monotonic() - began < 5
+    assert done
+    assert settled > 1
+
+
+def test_workers_run_at_once_and_raise() -> None:
+    barrier = threading.Barrier(4)
+    together(4, lambda _number: barrier.wait(10) and None)
+
+    def one_fails(number: int) -> None:
+        if number == 2:
+            raise KeyError("two")
+
+    with pytest.raises(KeyError, match="two"):
+        together(3, one_fails)

@@ -1,0 +1,228 @@
+"""multiserver on a real Triton: servers truly at once, and every planted fault found and named."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import model_repos
+from harness import cli, journal, runner
+from harness.errors import UsageError
+from harness.processes import until
+from harness.scenario import Run
+from scenarios import _multiserver_checks as checks
+from scenarios import multiserver
+
+pytestmark = pytest.mark.triton
+
+
+@pytest.fixture(autouse=True)
+def _runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITONCAPI_RUNS", str(tmp_path / "runs"))
+
+
+def invoke(*words: str) -> Result:
+    return CliRunner().invoke(cli.main, ["multiserver", *words])
+
+
+def last_line(output: str, begins: str = "multiserver: ") -> str:
+    return next(line for line in reversed(output.splitlines()) if line.startswith(begins))
+
+
+def test_servers_are_alive_at_once_and_nothing_is_left(tmp_path: Path) -> None:
+    done = invoke("-t", "4", "-l", "10")
+    assert done.exit_code == 0, done.output
+    assert "peak 4" in done.output
+    for name in ("concurrency", "values", "versions", "isolation", "statistics", "growth of heap_in_use", "zombies"):
+        assert re.search(rf"ok +{name} ", done.output), name
+    (run,) = (tmp_path / "runs").iterdir()
+    again = CliRunner().invoke(cli.main, ["recheck", str(run)])
+    assert again.exit_code == 0
+    assert last_line(again.output) == last_line(done.output)
+    described = json.loads((run / "run.json").read_text())
+    assert described["options"]["threads"] == 4
+    assert described["versions"]["tritoncapi-harness"]
+
+
+@pytest.mark.parametrize("backend", ["python", "mixed"])
+def test_python_backend(backend: str) -> None:
+    done = invoke("-t", "2", "-l", "2", "--backend", backend, "--no-probes")
+    assert done.exit_code == 0, done.output
+
+
+def test_duration_with_churn() -> None:
+    done = invoke("-t", "3", "--duration", "2s", "--churn", "0.05", "--stagger", "0.01", "--seed", "7", "--no-probes")
+    assert done.exit_code == 0, done.output
+
+
+FAULTS = [
+    ("leak_host_load:1000000", [], "growth of heap_in_use: heap in use grows by 9.. KiB a life cycle"),
+    ("leak_fd_load", [], "growth of descriptors: the number of open descriptors grows by 1 a life cycle"),
+    ("crash", ["--fault-thread", "3"], r"process: Triton crashed with SIGSEGV while running .*thread 3 loop 0"),
+    ("hang_finalize", ["--fault-thread", "3", "--stop-timeout", "2"], "life cycles: 1 of .* thread 3, loop 0: unload"),
+    ("wrong_values", ["--fault-thread", "2"], "life cycles: 12 of 48 failed; thread 2, loop 0: values: simple4"),
+    ("fail_execute", ["--fault-thread", "2"], "life cycles: 12 of 48 failed; thread 2, .*planted fault: fail_execute"),
+]
+
+
+@pytest.mark.parametrize(("fault", "more", "sentence"), FAULTS, ids=[fault for fault, _, _ in FAULTS])
+def test_planted_faults_are_named(fault: str, more: list[str], sentence: str) -> None:
+    done = invoke("-t", "4", "-l", "12", "--fault", fault, *more)
+    assert done.exit_code == 1, done.output
+    assert re.match(f"multiserver: FAIL - {sentence}", last_line(done.output)), last_line(done.output)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["-t", "0"], "-t"),
+        (["-l", "0"], "-l"),
+        (["-m", "vram"], "vram"),
+        (["-r", "/tmp"], "9 repositories are due for -t 8, got 1"),
+        (["-t", "1", "-r", "/nowhere", "-r", "/nowhere"], "there is no such directory"),
+        (["--duration", "soon"], "'soon' is no duration"),
+        (["--churn", "1s"], "--churn needs --duration"),
+        (["--fault-thread", "1"], "--fault-thread needs --fault"),
+        (["--fault", "crash", "--fault-thread", "8"], "the threads are 0 to 7"),
+        (["--fault", "crash", "--backend", "python"], "--fault needs the built-in models"),
+        (["--runs", "/proc/runs"], "no run can be kept there"),
+        (["--triton", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_bad_input(words: list[str], text: str) -> None:
+    done = invoke(*words)
+    assert done.exit_code == 2, done.output
+    assert text in done.output
+    assert "Traceback" not in done.output
+
+
+def test_missing_gpu_is_a_lack_and_keeps_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for memory in ("gpu", "pinned"):
+        done = invoke("-m", memory)
+        assert done.exit_code == 4
+        assert f"-m {memory} needs a CUDA device" in done.output
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def own_repositories(folder: Path, names: list[str]) -> list[str]:
+    for name in names:
+        model_repos.copy_model(model_repos.folder("memalloc") / "add_sub_int32_native", folder / name, name=name)
+    return [word for name in names for word in ("-r", str(folder / name))]
+
+
+def test_repositories_of_ones_own(tmp_path: Path) -> None:
+    words = own_repositories(tmp_path / "own", ["simple1", "simple2", "simple3"])
+    done = invoke("-t", "2", "-l", "3", "--no-probes", *words)
+    assert done.exit_code == 0, done.output
+    assert re.search("- +versions", done.output)
+
+
+def test_repository_without_its_model(tmp_path: Path) -> None:
+    words = own_repositories(tmp_path / "own", ["simple1", "other"])
+    done = invoke("-t", "1", *words)
+    assert done.exit_code == 2
+    assert "there is no model simple2 in it" in done.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_end_of_the_command_ends_everything(tmp_path: Path, number: signal.Signals) -> None:
+    script = Path(sys.executable).parent / "multiserver"
+    runs = tmp_path / "killed"
+    process = subprocess.Popen([script, "-t", "2", "--duration", "60s", "--runs", str(runs)], stdout=subprocess.PIPE)
+
+    def history() -> list[journal.Event]:
+        return [event for path in runs.glob("*/journal.jsonl") for event in journal.read(path)]
+
+    assert until(lambda: len(journal.all_of(history(), "op")) > 4, 30)
+    mine = f"/{process.pid}/"
+    children = [int(pid) for pid in Path(f"/proc{mine}task{mine}children").read_text().split()]
+    assert children
+    os.kill(process.pid, number)
+    out, _ = process.communicate(timeout=30)
+    assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 10)
+    (run,) = runs.iterdir()
+    if number == signal.SIGKILL:
+        assert runner.judge(run).verdict == "unknown"
+    else:
+        assert process.returncode == 3
+        assert b"interrupted" in out
+    assert journal.all_of(journal.read(run / "journal.jsonl"), "op")
+
+
+def test_in_process(tmp_path: Path) -> None:
+    code = "from scenarios.multiserver import main; main()"
+    words = ["-t", "2", "-l", "2", "--in-process", "--no-probes", "-q", "--runs", str(tmp_path / "r")]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("multiserver: PASS")
+
+
+# The checks by themselves
+
+
+def op(worker: int, number: int, begin: int, end: int, **value: Any) -> dict[str, Any]:
+    return {
+        "event": "op",
+        "worker": worker,
+        "number": number,
+        "kind": "fail" if value.get("problems") else "ok",
+        "start_ns": begin,
+        "time_ns": end,
+        "text": "",
+        "value": {"alive": [begin, end], "problems": [], "requests": 6, **value},
+    }
+
+
+def run_of(*operations: dict[str, Any], **options: Any) -> Run:
+    from harness.child import Ended
+
+    full = {"threads": 2, "loops": 1, "duration": None, "repositories": [], "memory": "system", "probes": True}
+    full |= options
+    return Run(full, Ended("ended", 0, 1.0, list(operations)))
+
+
+def test_servers_one_after_the_other_are_not_concurrent() -> None:
+    (check,) = checks.concurrency(run_of(op(0, 0, 0, 10), op(1, 0, 11, 20)))
+    assert check.verdict == "fail"
+    assert "only 1 servers were alive at once" in check.sentence
+    (check,) = checks.concurrency(run_of(op(0, 0, 0, 10), op(1, 0, 5, 20)))
+    assert check.verdict == "pass"
+
+
+def test_no_life_cycle_is_unknown() -> None:
+    assert [check.verdict for check in checks.life_cycles(run_of())] == ["unknown"]
+    assert [check.verdict for check in checks.life_cycles(run_of(op(0, 0, 0, 1)))] == ["unknown"]
+    lost = {**op(1, 0, 0, 1), "kind": "unknown", "text": "its server would not stop"}
+    assert [check.verdict for check in checks.life_cycles(run_of(op(0, 0, 0, 1), lost))] == ["unknown"]
+
+
+def test_each_problem_has_its_check() -> None:
+    bad = op(1, 0, 0, 1, problems=[["isolation", "simple3 was ready"], ["isolation", "again"]])
+    found = {check.name: check for check in checks.problems(run_of(op(0, 0, 0, 1), bad))}
+    assert found["isolation"].verdict == "fail"
+    assert found["isolation"].sentence == "thread 1, loop 0: simple3 was ready (and 1 more)"
+    assert found["values"].verdict == "pass"
+
+
+def test_gpu_memory_that_stays_is_found() -> None:
+    samples = [{"label": "settled", "cycles": n, "gpu_process_bytes": 1e9 + n * 3e6, "zombies": 0} for n in range(8)]
+    run = Run({**run_of().options, "memory": "gpu"}, run_of().ended, samples)
+    found = {check.name: check.verdict for check in checks.leaks(run)}
+    assert found["growth of gpu_process_bytes"] == "fail"
+    assert found["level of gpu_process_bytes"] == "fail"
+
+
+def test_durations() -> None:
+    assert [multiserver.seconds(text) for text in ("90", "1.5s", "10m", "2h")] == [90, 1.5, 600, 7200]
+    with pytest.raises(UsageError):
+        multiserver.seconds("0s")
