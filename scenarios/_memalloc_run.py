@@ -146,15 +146,17 @@ def drive(server: Server, plan: Plan, journal: Journal) -> bool:
     metadata = server.metadata
     journal.write("server", live=server.live, ready=server.ready, name=metadata["name"], version=metadata["version"])
     journal.phase(f"loading the model {plan.model}")
+    folders = _triton.FolderWatch(journal)
     try:
-        with _triton.python_backend_folders(journal):
-            server.load(plan.model)
+        server.load(plan.model)
     except TritonError as error:
         _, known, reason = error.message.rpartition("Invalid argument: ")
         if plan.fault and known:  # as the test backend answers a fault it does not know
             raise UsageError(f"--fault {plan.fault}: {reason.strip()}") from None
         journal.write("failed", what="load", model=plan.model, text=str(error))
         return False
+    finally:
+        folders.look()
     model = server.model_metadata(plan.model)
     config = server.model_config(plan.model)
     journal.write(

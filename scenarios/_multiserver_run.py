@@ -64,6 +64,7 @@ class Fleet:
     shm_prefix: str
     devices: int
     meeting: threading.Barrier
+    folders: _triton.FolderWatch | None
     operations: int = 0
     orderly: bool = True
     lost: set[int] = field(default_factory=set)  # workers whose server would not stop
@@ -128,6 +129,7 @@ def system(context: Context) -> Iterator[Fleet]:
         shm_prefix=options["shm_prefix"],
         devices=devices,
         meeting=threading.Barrier(threads),
+        folders=_triton.FolderWatch(journal) if options["backend"] != "native" or options["repositories"] else None,
     )
 
 
@@ -222,6 +224,8 @@ class Cycle:
         self.expect("health", server.ready, "the server is not ready")
         server.load(COMMON)
         server.load(mine)
+        if fleet.folders is not None:
+            fleet.folders.look()
         for model in (COMMON, mine):
             self.expect("health", server.model_ready(model), f"{model} is loaded and not ready")
             self.infer(server, model)

@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,16 +130,24 @@ def server_options(folder: Path, library: Library, shm_prefix: str, **settings: 
     )
 
 
-@contextmanager
-def python_backend_folders(journal: Journal) -> Iterator[None]:
-    """Notes the folder that the Python backend makes in /tmp, wherever TMPDIR points, when its first model loads."""
-    pattern = "python_env_*"
-    before = set(Path("/tmp").glob(pattern))
-    try:
-        yield
-    finally:
-        for path in set(Path("/tmp").glob(pattern)) - before:
-            journal.created(path)
+class FolderWatch:
+    """Notes the folders that the Python backend makes in /tmp, wherever TMPDIR points, so that none is left there."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._lock = threading.Lock()
+        self._known = set(_env_folders())
+
+    def look(self) -> None:
+        """Notes those that are new; after a load, when they have just been made."""
+        with self._lock:
+            for path in set(_env_folders()) - self._known:
+                self._known.add(path)
+                self._journal.created(path)
+
+
+def _env_folders() -> Iterator[Path]:
+    return Path("/tmp").glob("python_env_*")
 
 
 def libpython_note() -> str:

@@ -31,6 +31,7 @@ from .trace import Trace
 DEFAULT_STOP_TIMEOUT = 30.0  # seconds; Triton's own default
 _EXIT_TIMEOUT = "Exit timeout expired"  # how Triton's text for it begins; it has no code of its own
 _pools = threading.Lock()
+_SETTLE = 0.1  # seconds
 _POLL_FIRST, _POLL_LAST = 0.0005, 0.02  # seconds between looks at the index: it cannot be waited for otherwise
 
 
@@ -57,6 +58,10 @@ class Server(Handle):
     takes them from all. Neither holds a lock: Triton 2.51 crashes now and then when one server is made while another
     is deleted. So these two calls are kept apart here; ``guarded=False`` lets them race. Nothing here helps ensembles
     of the other servers, which fail ("gave no buffer") after a deletion until another server is made.
+
+    A model's thread puts its instance back only after it reported a load or answered a request. Triton 2.51 crashes when
+    the model is unloaded in between (StopBackendThread takes the last one of no instances), which is easily met on a busy
+    machine. So unloading first waits, 0.1 s at most, until the process's other threads sleep; not so unguarded.
     """
 
     noun = "server"
@@ -165,6 +170,7 @@ class Server(Handle):
 
         Unloading goes on after Triton's call; with ``timeout`` this waits for its end and raises StopTimeout.
         """
+        self._settle()
         if dependents:
             self._api.ServerUnloadModelAndDependents(self.pointer, model.encode())
         else:
@@ -297,6 +303,7 @@ class Server(Handle):
             request.close()
         unanswered = dispatcher(self.library).wait(self, timeout)
         self._unload_all(max(0.0, deadline - time.monotonic()))
+        self._settle()  # for what could not be unloaded before
         held_up = self._held_up(unanswered)  # now: a server that is stopping has no index
         left = max(1, round(deadline - time.monotonic()))
         if self.library.api_version >= (1, 32):
@@ -340,6 +347,10 @@ class Server(Handle):
     def _adopt(self, request: InferenceRequest) -> None:
         with self._lock:
             self._requests.add(request)
+
+    def _settle(self) -> None:
+        if self._guard is _pools:
+            _wait_for(_others_sleep, _SETTLE)
 
     def _unload_all(self, timeout: float) -> None:
         try:
@@ -391,6 +402,20 @@ class Server(Handle):
         value = self._json(message)
         assert isinstance(value, dict)
         return value
+
+
+def _others_sleep() -> bool:
+    """True when no other thread of this process is running or ready to."""
+    own = str(threading.get_native_id())
+    for task in os.listdir("/proc/self/task"):
+        try:
+            with open(f"/proc/self/task/{task}/stat", "rb") as file:
+                state = file.read().rpartition(b") ")[2][:1]
+        except OSError:  # it has ended
+            continue
+        if state == b"R" and task != own:
+            return False
+    return True
 
 
 def _wait_for(met: Callable[[], bool], timeout: float) -> bool:

@@ -235,7 +235,7 @@ def test_import_of_a_torch_tensor_keeps_it() -> None:
 
 
 def test_cupy_both_ways() -> None:
-    cupy = pytest.importorskip("cupy")
+    cupy = pytest.importorskip("cupy", exc_type=ImportError)
     with Buffer.from_bytes(np.arange(4, dtype=np.int32), gpu(0)) as buffer:
         seen = cupy.from_dlpack(TensorView(buffer, DataType.INT32, [2, 2]))
         seen += 1
