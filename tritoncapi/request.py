@@ -228,6 +228,7 @@ class InferenceRequest(Handle):
             if self._execution is not None:
                 self._execution.forget()
                 self._execution = None
+            self._server._restless = True
             submitted = trace.submit() if trace is not None else None
             key = ctypes.c_uint64()
             error = self._library.native.call_start(*arguments, submitted, ctypes.byref(key))

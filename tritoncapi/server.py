@@ -59,9 +59,10 @@ class Server(Handle):
     is deleted. So these two calls are kept apart here; ``guarded=False`` lets them race. Nothing here helps ensembles
     of the other servers, which fail ("gave no buffer") after a deletion until another server is made.
 
-    A model's thread puts its instance back only after it reported a load or answered a request. Triton 2.51 crashes when
-    the model is unloaded in between (StopBackendThread takes the last one of no instances), which is easily met on a busy
-    machine. So unloading first waits, 0.1 s at most, until the process's other threads sleep; not so unguarded.
+    A model's thread puts its instance back only after it reported a load or answered a request. Triton 2.51 crashes
+    when the model is unloaded in between (StopBackendThread takes the last one of no instances), as happens on a busy
+    machine. So the first unload or reload after either waits, 0.1 s at most, until Triton's threads sleep; not so
+    unguarded.
     """
 
     noun = "server"
@@ -84,6 +85,7 @@ class Server(Handle):
         self._requests: weakref.WeakSet[InferenceRequest] = weakref.WeakSet()
         self._default_allocator: ResponseAllocator | None = None
         self._lock = threading.Lock()
+        self._restless = False  # a load or a request may have left a thread of Triton's on its way back
         self._guard: AbstractContextManager[object] = _pools if guarded else nullcontext()
         with options.build(self.library) as pointer, self._guard:
             made = self._api.ServerNew(pointer)
@@ -159,6 +161,8 @@ class Server(Handle):
         ``parameters``: ``config`` (a JSON configuration), ``file:<path>`` (bytes).
         ``TRITONSERVER_ServerLoadModel``, ``...LoadModelWithParameters``.
         """
+        self._settle()
+        self._restless = True
         if not parameters:
             self._api.ServerLoadModel(self.pointer, model.encode())
             return
@@ -349,7 +353,8 @@ class Server(Handle):
             self._requests.add(request)
 
     def _settle(self) -> None:
-        if self._guard is _pools:
+        if self._guard is _pools and self._restless:
+            self._restless = False
             _wait_for(_others_sleep, _SETTLE)
 
     def _unload_all(self, timeout: float) -> None:
@@ -405,15 +410,17 @@ class Server(Handle):
 
 
 def _others_sleep() -> bool:
-    """True when no other thread of this process is running or ready to."""
-    own = str(threading.get_native_id())
+    """True when no thread of Triton's, as those that Python does not know are here, is running or ready to."""
+    ours = {str(thread.native_id) for thread in threading.enumerate()}
     for task in os.listdir("/proc/self/task"):
+        if task in ours:
+            continue
         try:
             with open(f"/proc/self/task/{task}/stat", "rb") as file:
                 state = file.read().rpartition(b") ")[2][:1]
         except OSError:  # it has ended
             continue
-        if state == b"R" and task != own:
+        if state == b"R":
             return False
     return True
 
