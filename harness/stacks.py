@@ -49,7 +49,7 @@ def _spy(pid: int) -> str:
 
 
 def _gdb(pid: int) -> str:
-    gdb = shutil.which("gdb") or shutil.which("cuda-gdb")
+    gdb = shutil.which("gdb")  # not cuda-gdb: it leaves an agent in the process
     if gdb is None:
         return ""
     out = _run([gdb, "-p", str(pid), "-batch", "-nx", "-ex", "set pagination off", "-ex", "thread apply all bt 24"])
