@@ -35,9 +35,10 @@ class State(ctypes.Structure):
     first_response_ns: int
     final_ns: int
     release_ns: int
+    thread: int
     _fields_ = [
         *((name, c_uint32) for name in ("responses", "finals", "releases", "reschedules", "waiting", "done")),
-        *((name, c_int64) for name in ("start_ns", "first_response_ns", "final_ns", "release_ns")),
+        *((name, c_int64) for name in ("start_ns", "first_response_ns", "final_ns", "release_ns", "thread")),
     ]
 
 

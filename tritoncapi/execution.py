@@ -34,6 +34,7 @@ class Progress:
     first_response_ns: int = 0
     final_ns: int = 0
     release_ns: int = 0
+    thread: int = 0
 
 
 class Execution:
@@ -57,6 +58,12 @@ class Execution:
         state = self._state
         values: dict[str, Any] = {name: getattr(state, name) for name, *_ in State._fields_}
         return Progress(**{**values, "done": bool(state.done)})
+
+    @property
+    def thread(self) -> int:
+        """The kernel's id of the thread that the last callback came on, 0 before the first."""
+        self._look(0, until_done=True)
+        return int(self._state.thread)
 
     @property
     def done(self) -> bool:

@@ -226,9 +226,8 @@ class InferenceRequest(Handle):
         with self._lock:
             arguments = (self._server.pointer, self.pointer, chosen.pointer, chosen.userp)
             if self._execution is not None:
-                self._execution.forget()
+                self._put_away(self._execution)
                 self._execution = None
-            self._server._restless = True
             submitted = trace.submit() if trace is not None else None
             key = ctypes.c_uint64()
             error = self._library.native.call_start(*arguments, submitted, ctypes.byref(key))
@@ -300,9 +299,13 @@ class InferenceRequest(Handle):
                 Abandoned(self._server, self.release(), execution, held)
                 return
             if execution is not None:
-                execution.forget()
+                self._put_away(execution)
             super().close()
             self._held.clear()
+
+    def _put_away(self, execution: Execution) -> None:
+        self._server._heard(self.model, execution.thread)
+        execution.forget()
 
     def _dispose(self, pointer: Any) -> None:
         self._api.InferenceRequestDelete(pointer)

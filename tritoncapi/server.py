@@ -85,7 +85,8 @@ class Server(Handle):
         self._requests: weakref.WeakSet[InferenceRequest] = weakref.WeakSet()
         self._default_allocator: ResponseAllocator | None = None
         self._lock = threading.Lock()
-        self._restless = False  # a load or a request may have left a thread of Triton's on its way back
+        self._unheard: set[str] = set()  # models that were loaded and have not answered
+        self._heard_from: dict[str, set[int]] = {}  # model -> kernel's ids of threads that it answered on
         self._guard: AbstractContextManager[object] = _pools if guarded else nullcontext()
         with options.build(self.library) as pointer, self._guard:
             made = self._api.ServerNew(pointer)
@@ -161,20 +162,20 @@ class Server(Handle):
         ``parameters``: ``config`` (a JSON configuration), ``file:<path>`` (bytes).
         ``TRITONSERVER_ServerLoadModel``, ``...LoadModelWithParameters``.
         """
-        self._settle()
-        self._restless = True
+        self._settle(model)
         if not parameters:
             self._api.ServerLoadModel(self.pointer, model.encode())
-            return
-        with parameter_array(self.library, parameters) as (array, count):
-            self._api.ServerLoadModelWithParameters(self.pointer, model.encode(), array, count)
+        else:
+            with parameter_array(self.library, parameters) as (array, count):
+                self._api.ServerLoadModelWithParameters(self.pointer, model.encode(), array, count)
+        self._unheard.add(model)
 
     def unload(self, model: str, *, dependents: bool = False, timeout: float | None = None) -> None:
         """Starts to unload a model (``TRITONSERVER_ServerUnloadModel``, ``...AndDependents``).
 
         Unloading goes on after Triton's call; with ``timeout`` this waits for its end and raises StopTimeout.
         """
-        self._settle()
+        self._settle(None if dependents else model)
         if dependents:
             self._api.ServerUnloadModelAndDependents(self.pointer, model.encode())
         else:
@@ -352,10 +353,30 @@ class Server(Handle):
         with self._lock:
             self._requests.add(request)
 
-    def _settle(self) -> None:
-        if self._guard is _pools and self._restless:
-            self._restless = False
-            _wait_for(_others_sleep, _SETTLE)
+    def _heard(self, model: str, thread: int) -> None:
+        """A model answered, on this thread."""
+        if thread:
+            with self._lock:
+                self._unheard.discard(model)
+                self._heard_from.setdefault(model, set()).add(thread)
+
+    def _settle(self, model: str | None = None) -> None:
+        """Waits for the threads on which the model (default: any) answered; for all if it was only loaded."""
+        if self._guard is not _pools:
+            return
+        for request in list(self._requests):
+            execution = request._execution
+            if execution is not None:
+                self._heard(request.model, execution.thread)
+        with self._lock:
+            models = {*self._unheard, *self._heard_from} if model is None else {model}
+            unheard = self._unheard & models
+            self._unheard -= unheard
+            threads = set().union(*(self._heard_from.pop(name, ()) for name in models))
+        if unheard:
+            _wait_for(lambda: _asleep(_foreign_threads()), _SETTLE)
+        elif threads:
+            _wait_for(lambda: _asleep(threads), _SETTLE)
 
     def _unload_all(self, timeout: float) -> None:
         try:
@@ -409,14 +430,16 @@ class Server(Handle):
         return value
 
 
-def _others_sleep() -> bool:
-    """True when no thread of Triton's, as those that Python does not know are here, is running or ready to."""
-    ours = {str(thread.native_id) for thread in threading.enumerate()}
-    for task in os.listdir("/proc/self/task"):
-        if task in ours:
-            continue
+def _foreign_threads() -> set[int]:
+    """The process's threads that are not Python's: Triton's."""
+    return {int(task) for task in os.listdir("/proc/self/task")} - {t.native_id for t in threading.enumerate()}
+
+
+def _asleep(threads: Iterable[int]) -> bool:
+    """True when none of these threads is running or ready to."""
+    for thread in threads:
         try:
-            with open(f"/proc/self/task/{task}/stat", "rb") as file:
+            with open(f"/proc/self/task/{thread}/stat", "rb") as file:
                 state = file.read().rpartition(b") ")[2][:1]
         except OSError:  # it has ended
             continue
