@@ -119,7 +119,7 @@ def run(job: Job, folder: Path, tick: Callable[[float], None] | None = None) -> 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does."""
+    """SIGTERM, SIGHUP and SIGQUIT end a run as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -127,11 +127,12 @@ def _terminable() -> Iterator[None]:
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise Interrupted
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _wait(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 from typing import Any
 
 import click
@@ -50,6 +52,12 @@ class LazyGroup(click.Group):
             raise SystemExit(ExitCode.USAGE) from None
         except LacksError as error:
             click.echo(f"This machine cannot run it: {error}", err=True)
+            raise SystemExit(ExitCode.LACKS) from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered has no place either
+            click.echo(f"This machine cannot run it: the output cannot be written: {error.strerror}", err=True)
             raise SystemExit(ExitCode.LACKS) from None
 
 

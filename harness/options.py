@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,25 @@ json_option: Decorator = click.option(
 )
 
 
+class Seconds(click.FloatRange):
+    """A time that can be waited for: above 0, at most a million seconds, and a number."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True, max=1e6)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; NaN is below and above nothing, so a range lets it pass."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            raise click.BadParameter(f"{value!r} is no time", ctx, param)
+        return number
+
+
 def timeout_option(default: float) -> Decorator:
     """``--timeout`` in seconds."""
     return click.option(
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Seconds(),
         default=default,
         show_default=True,
         metavar="SECONDS",

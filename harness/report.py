@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .child import Ended
-from .errors import UsageError
+from .errors import LacksError, UsageError
 from .verdict import Check, Verdict
 
 _STACK_LINES = 30
@@ -24,7 +26,20 @@ _WORD = {Verdict.PASS: "ok", Verdict.FAIL: "FAIL", Verdict.UNKNOWN: "?", Verdict
 def console(*, stderr: bool = False) -> Console:
     """A console that does not fold lines when its output is a file or a pipe."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, soft_wrap=True, highlight=False, width=None if stream.isatty() else 200)
+    if stream is None:  # it was closed before the command began: nobody wants to read
+        stream = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
+    return PipeConsole(file=stream, soft_wrap=True, highlight=False, width=None if stream.isatty() else 200)
+
+
+class PipeConsole(Console):
+    """A console whose reader may go away: then the command ends as one that SIGPIPE ended, not as a failed check."""
+
+    def on_broken_pipe(self) -> None:
+        """Ends the command with 128 + SIGPIPE."""
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -82,5 +97,9 @@ def write_json(path: Path, result: Mapping[str, Any]) -> None:
     text = json.dumps(result, indent=2, default=str) + "\n"
     if str(path) == "-":
         sys.stdout.write(text)
-    else:
+        sys.stdout.flush()
+        return
+    try:
         path.write_text(text)
+    except OSError as error:
+        raise LacksError(f"--json {path}: {error.strerror}; the result is lost there") from error

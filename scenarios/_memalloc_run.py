@@ -94,6 +94,8 @@ def run(options: dict[str, Any], journal: Journal, folder: Path) -> bool:
     _triton.require_places(needed)
     if plan.own_model and plan.backend == "python":
         _triton.require_python_backend(library, folder)
+    elif plan.repository is not None and _triton.is_python_model(plan.repository / plan.model):
+        _triton.require_python_backend(library, plan.repository / plan.model)
     repository, plan = prepare_model(plan, folder)
 
     journal.phase("starting the server")

@@ -29,6 +29,7 @@ BUDGETS = {
     "shm_bytes": 16 * _KIB,
 }
 GPU_BUDGETS = {"gpu_process_bytes": 64 * _KIB}
+FEWEST_LOOPS = 10
 GPU_TOLERANCE = 2 << 20  # bytes: the driver's own granule
 
 
@@ -115,6 +116,8 @@ def leaks(run: Run) -> list[Check]:
 
     if not run.options["probes"]:
         return [skipped("leaks", "--no-probes")]
+    if run.options["duration"] is None and run.options["loops"] < FEWEST_LOOPS:
+        return [skipped("leaks", f"fewer than {FEWEST_LOOPS} loops are too few to judge growth by")]
     settled = [sample for sample in run.samples if sample.get("label") == "settled"]
     checks = list(leak_checks(settled, BUDGETS if run.options["memory"] == "system" else BUDGETS | GPU_BUDGETS))
     if run.options["memory"] != "system" and len(settled) > 1:

@@ -117,6 +117,9 @@ def system(context: Context) -> Iterator[Fleet]:
     if options["repositories"]:
         repositories = [Path(path) for path in options["repositories"]]
         check_repositories(repositories, threads)
+        for path in [model for repository in repositories for model in repository.iterdir()]:
+            if _triton.is_python_model(path):
+                _triton.require_python_backend(library, path)
     else:
         repositories = make_repositories(folder / "repositories", options, devices)
     yield Fleet(

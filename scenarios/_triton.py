@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -17,24 +16,29 @@ from harness.journal import Journal
 from tritoncapi import MemoryType, Place, ServerOptions, cuda, load
 from tritoncapi._library import Library, python_library
 from tritoncapi._locate import STUB
-from tritoncapi.errors import LibraryError
+from tritoncapi.errors import LibraryError, NoTritonError
 
 _PLAIN_PATH = re.compile(r"[\w./+,:@%=~-]*")
-SHM_NEEDED = 64 << 20  # bytes of /dev/shm that the Python backend wants for one instance's stub to start
+SHM_NEEDED = 16 << 20  # bytes of /dev/shm that a Python model's first instance and its messages need
 
 
 def open_library(path: str | None, journal: Journal) -> Library:
     """Loads the Triton to test and writes down which one. Raises UsageError for a wrong path, LacksError for none."""
     journal.phase("loading libtritonserver")
-    try:
-        library = load(path)
-    except LibraryError as error:
-        if path is None and not os.environ.get("TRITONCAPI_TRITON") and str(error).startswith("no Triton found"):
-            raise LacksError(str(error)) from error
-        raise UsageError(str(error)) from error
+    library = load_or_explain(path)
     triton = library.triton
     journal.write("library", path=str(triton.library), why=triton.why, api=list(library.api_version))
     return library
+
+
+def load_or_explain(path: str | None) -> Library:
+    """Loads a Triton. Raises UsageError for a wrong path, LacksError where there is none at all."""
+    try:
+        return load(path)
+    except NoTritonError as error:
+        raise LacksError(str(error)) from error
+    except LibraryError as error:
+        raise UsageError(str(error)) from error
 
 
 def require_places(needed: Mapping[str, Place]) -> None:
@@ -60,13 +64,22 @@ def no_cuda_reason() -> str:
     return "no CUDA device was found"
 
 
+def is_python_model(folder: Path) -> bool:
+    """Whether a model's folder says that the Python backend runs it."""
+    try:
+        config = (folder / "config.pbtxt").read_text()
+    except (OSError, UnicodeDecodeError):
+        return (folder / "1" / "model.py").exists()
+    return bool(re.search(r"""^\s*backend\s*:\s*["']python["']""", config, re.MULTILINE))
+
+
 def require_python_backend(library: Library, repository: Path | None = None) -> None:
     """Raises LacksError when the Python backend cannot work here: no stub, no libpython, NumPy 2, little /dev/shm.
 
     Raises UsageError for paths that it cannot take: it gives the stub's to a shell unquoted, and splits the model's.
     """
     backend = library.triton.backends / "python"
-    for what, path in (("Triton's root", library.triton.root), ("the model repository", repository)):
+    for what, path in (("Triton's root", library.triton.root), ("the model's place", repository)):
         if path is not None and not _PLAIN_PATH.fullmatch(str(path)):
             raise UsageError(f"{what} is {path}: the Python backend hangs or aborts on spaces and the like")
     if not (backend / "libtriton_python.so").exists():

@@ -12,13 +12,12 @@ from typing import Any
 
 import click
 
-from harness.errors import UsageError
 from harness.options import json_option, triton_option
 from harness.verdict import ExitCode
 
 
 def collect(triton: str | None = None) -> dict[str, Any]:
-    """Everything that ``info`` shows, as plain data. Raises UsageError for a wrong path."""
+    """Everything that ``info`` shows, as plain data. Raises UsageError for a wrong path, LacksError."""
     return {
         "triton": triton_info(triton),
         "python": {"version": platform.python_version(), "executable": sys.executable},
@@ -31,14 +30,11 @@ def collect(triton: str | None = None) -> dict[str, Any]:
 
 def triton_info(path: str | None) -> dict[str, Any]:
     """The library, its versions, functions, backends and caches, and the Python backend's interpreter."""
-    from tritoncapi import load  # noqa: PLC0415 - NumPy and the library take their time
     from tritoncapi._bindings import API_MAJOR, API_MINOR, ROWS  # noqa: PLC0415
-    from tritoncapi.errors import LibraryError  # noqa: PLC0415
 
-    try:
-        library = load(path)
-    except LibraryError as error:
-        raise UsageError(str(error)) from error
+    from . import _triton  # noqa: PLC0415 - NumPy and the library take their time
+
+    library = _triton.load_or_explain(path)
     triton = library.triton
     return {
         "library": str(triton.library),

@@ -23,6 +23,8 @@ from harness.verdict import Check, ExitCode, Verdict, exit_code, overall
 
 from ._memalloc_checks import judge
 
+# What every Triton says on a machine without a GPU.
+_HARMLESS = ("Unable to allocate pinned system memory", "CudaDriverHelper has not been initialized")
 _PLACE = "A device id, -1 for the CPU, or cpu, pinned, gpu:N"
 
 
@@ -148,7 +150,7 @@ def check_repository(repository: str | None, model: str | None) -> None:
     root = Path(repository)
     if not root.is_dir():
         raise UsageError(f"-r {repository}: there is no such directory")
-    models = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    models = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if model not in models:
         raise UsageError(f"-m {model}: {repository} has no such model; it has {', '.join(models) or 'none'}")
     config = root / model / "config.pbtxt"
@@ -210,7 +212,15 @@ def command(input_: str, json_file: Path | None, **options: Any) -> None:
 
 
 def check_options(options: dict[str, Any]) -> None:
-    """Raises UsageError for options that contradict each other."""
+    """Raises UsageError for options that contradict each other, or that memalloc would silently do nothing with."""
+    for name in ("repository", "model", "host_policy", "fault", "triton"):
+        if options[name] == "":
+            raise UsageError(f"--{name.replace('_', '-')} is empty")
+    for fault in (options["fault"] or "").split(","):
+        if fault.startswith("leak_"):
+            raise UsageError(f"--fault {fault}: two requests show no leak; multiserver sees leak_*_load")
+        if fault == "ignore_host_policy" and not options["host_policy"]:
+            raise UsageError(f"--fault {fault} shows only with -h NAME")
     if options["repository"] is not None or options["model"] is not None:
         for name in ("fault", "model_device"):
             if options[name]:
@@ -239,7 +249,8 @@ def show(result: Result, verbose: bool) -> None:
     lines = [*result.ended.log, *result.ended.errors]
     shown = lines if verbose else []
     if not verbose and result.verdict != Verdict.PASS:
-        shown = [line for line in lines if line[:1] in "EW" and line[1:2].isdigit()][-8:]
+        loud = (line for line in lines if line[:1] in "EW" and line[1:2].isdigit())
+        shown = [line for line in loud if not any(text in line for text in _HARMLESS)][-8:]
     if shown:
         out.print("\nTriton's log:" if verbose else "\nLast warnings and errors of Triton's log:", style="bold")
         for line in shown:

@@ -10,15 +10,17 @@ import struct
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import LibraryError, NotATritonError
+from .errors import LibraryError, NotATritonError, NoTritonError
 
 ENVIRONMENT = "TRITONCAPI_TRITON"
 CONTAINER_ROOT = Path("/opt/tritonserver")
 LIBRARY = "libtritonserver.so"
 STUB = "triton_python_backend_stub"
+_TEMPORARY = Path("/tmp")
 _MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64"}
 
 
@@ -51,7 +53,7 @@ def find(path: str | os.PathLike[str] | None = None) -> Triton:
     """The Triton to use: ``path``, else $TRITONCAPI_TRITON, else /opt/tritonserver, else the installed wheel.
 
     A path is a library file or a root directory (with lib/libtritonserver.so). Raises NotATritonError when an explicit
-    path holds none, LibraryError when there is none at all.
+    path holds none, NoTritonError when there is none at all.
     """
     if path is not None:
         return _at(Path(path), "path", f"given as {path}")
@@ -62,13 +64,15 @@ def find(path: str | os.PathLike[str] | None = None) -> Triton:
         return _at(CONTAINER_ROOT, "container", f"{CONTAINER_ROOT}; no --triton, no ${ENVIRONMENT}")
     for site in _sites():
         return _from_wheel(site)
-    raise LibraryError(
+    raise NoTritonError(
         f"no Triton found: give --triton PATH, set ${ENVIRONMENT}, run in a Triton container, "
-        "or pip install 'tritoncapi-harness[server]'"
+        "or pip install 'tritoncapi-harness[server]' (Python 3.12 at most)"
     )
 
 
 def _at(path: Path, source: str, why: str) -> Triton:
+    if path == Path():
+        raise NotATritonError(f"an empty path ({why}) names no Triton")
     path = path.expanduser()
     if not path.exists():
         raise NotATritonError(f"{path} ({why}) does not exist")
@@ -175,6 +179,11 @@ def cache_directory() -> Path:
             return folder
     except (OSError, RuntimeError):
         pass
-    folder = Path(tempfile.gettempdir()) / f"tritoncapi-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
+    # Not TMPDIR: a run has one of its own, which must be empty when it is over.
+    for parent in (_TEMPORARY, Path(tempfile.gettempdir())):
+        folder = parent / f"tritoncapi-{os.getuid()}"
+        with suppress(OSError):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if not folder.is_symlink() and folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
+                return folder
+    raise LibraryError(f"no place for a Triton root: neither {base} nor {_TEMPORARY} can be written; set XDG_CACHE_HOME")

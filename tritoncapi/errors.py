@@ -97,6 +97,10 @@ class LibraryError(Error):
     """No usable libtritonserver: none found, not a Triton, wrong architecture or API, or a second one."""
 
 
+class NoTritonError(LibraryError):
+    """Nothing was given, and there is no Triton on this machine."""
+
+
 class NotATritonError(LibraryError):
     """The path that was given holds no Triton library that this process can load."""
 

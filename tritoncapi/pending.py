@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -57,39 +59,66 @@ async def stream_async(request: InferenceRequest, execution: Execution) -> Async
     from .request import checked  # noqa: PLC0415
 
     loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[InferenceResponse | None] = asyncio.Queue()
-    listening = True
-
-    def deliver(response: InferenceResponse | None) -> None:
-        if listening:
-            queue.put_nowait(response)
-        elif response is not None:
-            response.close()
+    handover = _Handover(loop)
 
     def look() -> bool:
         done = execution.done  # before polling: what comes in between has a notice of its own
         while (response := execution.poll()) is not None:
-            try:
-                loop.call_soon_threadsafe(deliver, response)
-            except RuntimeError:  # the loop is closed
-                response.close()
+            handover.put(response)
         if done:
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(deliver, None)
+            handover.put(None)
         return done
 
     dispatcher(request._library).watch(execution, look, request._server)
     try:
-        while (response := await queue.get()) is not None:
+        while (response := await handover.get()) is not None:
             yield checked(response)
     finally:
-        listening = False
-        while not queue.empty():
-            left = queue.get_nowait()
-            if left is not None:
-                left.close()
+        handover.end()
         if not execution.done and not request.closed:
             request.cancel()
+
+
+class _Handover:
+    """Responses on their way from the dispatcher's thread into an event loop; those that nobody takes are closed.
+
+    They wait here, not in callbacks of the loop: a loop that ends forgets those that it has not run.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._came = asyncio.Event()
+        self._lock = threading.Lock()
+        self._waiting: deque[InferenceResponse | None] = deque()
+        self._ended = False
+
+    def put(self, response: InferenceResponse | None) -> None:
+        """On any thread. None is the end."""
+        with self._lock:
+            self._waiting.append(response)
+            ended = self._ended
+        try:
+            if not ended:
+                self._loop.call_soon_threadsafe(self._came.set)
+        except RuntimeError:  # the loop is closed
+            ended = True
+        if ended:
+            self.end()
+
+    async def get(self) -> InferenceResponse | None:
+        while not self._waiting:
+            self._came.clear()
+            await self._came.wait()
+        return self._waiting.popleft()
+
+    def end(self) -> None:
+        """On any thread: nobody listens any more."""
+        with self._lock:
+            self._ended = True
+            left, self._waiting = self._waiting, deque()
+        for response in left:
+            if response is not None:
+                response.close()
 
 
 class Abandoned:

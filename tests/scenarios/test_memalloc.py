@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,15 @@ def test_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_output_that_cannot_be_written() -> None:
+    script = Path(sys.executable).parent / "tritoncapi-harness"
+    for command, code in ((f"{script} memalloc | true; exit ${{PIPESTATUS[0]}}", 141), (f"{script} info > /dev/full", 4)):
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+    assert invoke("--json", "/dev/full").exit_code == 4
+
+
 def test_json_holds_everything(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     assert invoke("--json", str(path), "-h", "numa0").exit_code == 0
@@ -142,6 +153,13 @@ def own_repository(folder: Path, **changes: str) -> Path:
         (["--datatype", "int8"], "int8"),
         (["--timeout", "0"], "--timeout"),
         (["--timeout", "-3"], "--timeout"),
+        (["--timeout", "nan"], "--timeout"),
+        (["--timeout", "inf"], "--timeout"),
+        (["--triton", ""], "--triton is empty"),
+        (["-h", ""], "--host-policy is empty"),
+        (["-r", "", "-m", ""], "--repository is empty"),
+        (["--fault", "leak_fd"], "two requests show no leak"),
+        (["--fault", "ignore_host_policy"], "shows only with -h"),
         (["--triton", "/nowhere"], "/nowhere"),
         (["--json", "/nowhere/x.json"], "cannot be written"),
     ],
@@ -243,6 +261,25 @@ def test_numpy_2_in_the_stub_is_a_lack(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_stub_without_numpy_is_a_lack(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "has no NumPy" in lack(monkeypatch, "stub_numpy_version", lambda: None)
+
+
+def test_own_python_model_in_a_path_with_a_space(tmp_path: Path) -> None:
+    folder = tmp_path / "my models"
+    model_repos.copy_model(model_repos.folder("memalloc") / "add_sub_int32_python", folder, name="py")
+    done = invoke("-r", str(folder), "-m", "py")
+    assert done.exit_code == 2, done.output
+    assert "the Python backend hangs or aborts on spaces" in done.output
+
+
+def test_missing_backend_is_no_copy_error(tmp_path: Path) -> None:
+    done = invoke("-r", str(own_repository(tmp_path, tritoncapi_test="nosuch")), "-m", "mine")
+    assert done.exit_code == 1
+    assert verdict(done.output).startswith("memalloc: FAIL - model: the model did not load")
+
+
+def test_home_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    assert invoke().exit_code == 0
 
 
 def test_paths_that_the_python_backend_cannot_take() -> None:

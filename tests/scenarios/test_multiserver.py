@@ -89,6 +89,7 @@ def test_planted_faults_are_named(fault: str, more: list[str], sentence: str) ->
         (["-m", "vram"], "vram"),
         (["-r", "/tmp"], "9 repositories are due for -t 8, got 1"),
         (["-t", "1", "-r", "/nowhere", "-r", "/nowhere"], "there is no such directory"),
+        (["--timeout", "nan"], "--timeout"),
         (["--duration", "soon"], "'soon' is no duration"),
         (["--churn", "1s"], "--churn needs --duration"),
         (["--fault-thread", "1"], "--fault-thread needs --fault"),
@@ -216,7 +217,7 @@ def test_each_problem_has_its_check() -> None:
 
 def test_gpu_memory_that_stays_is_found() -> None:
     samples = [{"label": "settled", "cycles": n, "gpu_process_bytes": 1e9 + n * 3e6, "zombies": 0} for n in range(8)]
-    run = Run({**run_of().options, "memory": "gpu"}, run_of().ended, samples)
+    run = Run({**run_of().options, "memory": "gpu", "loops": 20}, run_of().ended, samples)
     found = {check.name: check.verdict for check in checks.leaks(run)}
     assert found["growth of gpu_process_bytes"] == "fail"
     assert found["level of gpu_process_bytes"] == "fail"

@@ -384,7 +384,7 @@ def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_pat
     file.write_text("")
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(file / "below"))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(_locate, "_TEMPORARY", tmp_path / "temporary")
     folder = _locate.cache_directory()
     assert folder.parent == tmp_path / "temporary"
     assert folder.stat().st_mode & 0o077 == 0
@@ -394,8 +394,12 @@ def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_a_read_only_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert _locate.cache_directory() == tmp_path / "cache" / "tritoncapi"
+    monkeypatch.setattr(_locate, "_TEMPORARY", tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, _mode: "cache" not in str(path).removeprefix(str(tmp_path)))
+    assert _locate.cache_directory() == tmp_path / f"tritoncapi-{os.getuid()}"
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert _locate.cache_directory() != tmp_path / "cache" / "tritoncapi"
+    with pytest.raises(LibraryError, match="set XDG_CACHE_HOME"):
+        _locate.cache_directory()
 
 
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -403,7 +407,7 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(_locate, "_TEMPORARY", tmp_path)
     monkeypatch.setattr(Path, "expanduser", homeless)
     assert _locate.cache_directory().parent == tmp_path
 
