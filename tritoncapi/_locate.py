@@ -186,4 +186,4 @@ def cache_directory() -> Path:
             folder.mkdir(mode=0o700, exist_ok=True)
             if not folder.is_symlink() and folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
                 return folder
-    raise LibraryError(f"no place for a Triton root: neither {base} nor {_TEMPORARY} can be written; set XDG_CACHE_HOME")
+    raise LibraryError(f"no place for a Triton: neither {base} nor {_TEMPORARY} can be written; set XDG_CACHE_HOME")

@@ -106,7 +106,8 @@ def test_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_output_that_cannot_be_written() -> None:
     script = Path(sys.executable).parent / "tritoncapi-harness"
-    for command, code in ((f"{script} memalloc | true; exit ${{PIPESTATUS[0]}}", 141), (f"{script} info > /dev/full", 4)):
+    gone = f"{script} memalloc | true; exit ${{PIPESTATUS[0]}}"
+    for command, code in ((gone, 141), (f"{script} info > /dev/full", 4)):
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
