@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ from .place import CPU
 from .request import InferenceRequest, InputData
 from .response import InferenceResponse
 from .trace import Trace
+from .waiting import asleep, foreign_threads, wait_for
 
 DEFAULT_STOP_TIMEOUT = 30.0  # seconds; Triton's own default
 _EXIT_TIMEOUT = "Exit timeout expired"  # how Triton's text for it begins; it has no code of its own
 _pools = threading.Lock()
 _SETTLE = 0.1  # seconds
-_POLL_FIRST, _POLL_LAST = 0.0005, 0.02  # seconds between looks at the index: it cannot be waited for otherwise
 
 
 class StopTimeout(Error, TimeoutError):
@@ -194,7 +194,7 @@ class Server(Handle):
             busy = ("READY", "UNLOADING", "LOADING")
             return not any(entry.state in busy for entry in self.index() if wanted is None or entry.name in wanted)
 
-        return _wait_for(gone, timeout)
+        return wait_for(gone, timeout)
 
     def register_repository(self, path: PathLike, name_mapping: Mapping[str, str] | None = None) -> None:
         """Adds a repository, ``name_mapping`` from subdirectory to model name."""
@@ -374,9 +374,9 @@ class Server(Handle):
             self._unheard -= unheard
             threads = set().union(*(self._heard_from.pop(name, ()) for name in models))
         if unheard:
-            _wait_for(lambda: _asleep(_foreign_threads()), _SETTLE)
+            wait_for(lambda: asleep(foreign_threads()), _SETTLE)
         elif threads:
-            _wait_for(lambda: _asleep(threads), _SETTLE)
+            wait_for(lambda: asleep(threads), _SETTLE)
 
     def _unload_all(self, timeout: float) -> None:
         try:
@@ -428,32 +428,3 @@ class Server(Handle):
         value = self._json(message)
         assert isinstance(value, dict)
         return value
-
-
-def _foreign_threads() -> set[int]:
-    """The process's threads that are not Python's: Triton's."""
-    return {int(task) for task in os.listdir("/proc/self/task")} - {t.native_id for t in threading.enumerate()}
-
-
-def _asleep(threads: Iterable[int]) -> bool:
-    """True when none of these threads is running or ready to."""
-    for thread in threads:
-        try:
-            with open(f"/proc/self/task/{thread}/stat", "rb") as file:
-                state = file.read().rpartition(b") ")[2][:1]
-        except OSError:  # it has ended
-            continue
-        if state == b"R":
-            return False
-    return True
-
-
-def _wait_for(met: Callable[[], bool], timeout: float) -> bool:
-    deadline = time.monotonic() + timeout
-    pause = _POLL_FIRST
-    while not met():
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(pause)
-        pause = min(2 * pause, _POLL_LAST)
-    return True
