@@ -18,6 +18,7 @@ _CLEAN = {
     "unload": "all models were unloaded in time",
     "stop": "every server stopped in time",
 }
+_NEEDS_ANSWERS = ("values", "placement", "versions", "statistics")
 # Growth a life cycle that is still taken for none: bytes, and a count far below one.
 _KIB = 1024
 BUDGETS = {
@@ -101,6 +102,9 @@ def problems(run: Run) -> list[Check]:
         found = [
             (op, text) for op in operations for which, text in op["value"].get("problems", ()) if which == what
         ]
+        if not found and what in _NEEDS_ANSWERS and not any(op["value"].get("requests") for op in operations):
+            checks.append(unknown(what, "no request was answered, so nothing is known"))
+            continue
         if not found:
             checks.append(passed(what, clean))
             continue

@@ -215,6 +215,12 @@ def test_each_problem_has_its_check() -> None:
     assert found["values"].verdict == "pass"
 
 
+def test_without_an_answer_no_value_is_right() -> None:
+    bad = op(0, 0, 0, 1, requests=0, problems=[["life cycle", "no server"]])
+    found = {check.name: check.verdict for check in checks.problems(run_of(bad))}
+    assert {found[name] for name in ("values", "placement", "versions", "statistics")} == {"unknown"}
+
+
 def test_gpu_memory_that_stays_is_found() -> None:
     samples = [{"label": "settled", "cycles": n, "gpu_process_bytes": 1e9 + n * 3e6, "zombies": 0} for n in range(8)]
     run = Run({**run_of().options, "memory": "gpu", "loops": 20}, run_of().ended, samples)
