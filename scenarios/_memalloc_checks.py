@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from harness.child import Ended
 from harness.journal import Event, all_of, last
+from harness.runner import process_check
+from harness.scenario import Run
 from harness.verdict import Check, Verdict, failed, passed, skipped, unknown
 
 # Lines of Triton's log, or of a stub's output, that say that data did not get where it should.
@@ -44,34 +47,9 @@ def judge(ended: Ended, options: dict[str, Any]) -> list[Check]:
 
 
 def _end(ended: Ended) -> list[Check]:
-    if ended.how == "crashed":
-        return [
-            failed(
-                "process",
-                f"Triton crashed with {ended.signal} while {ended.phase}",
-                signal=ended.signal,
-                stacks=ended.stacks,
-                log=ended.log[-10:],
-                errors=ended.errors[-10:],
-            )
-        ]
-    if ended.how == "hung":
-        return [
-            failed(
-                "process",
-                f"Triton hung while {ended.phase}: ended after {ended.seconds:.1f} s",
-                stacks=ended.stacks,
-                log=ended.log[-10:],
-            )
-        ]
-    broken = last(ended.events, "broken")
-    if broken is not None:
-        text = f"the harness failed while {ended.phase}: {broken['text']}"
-        return [unknown("process", text, traceback=broken["traceback"])]
-    if last(ended.events, "end") is None:
-        text = f"the run ended early with code {ended.code} while {ended.phase}"
-        return [failed("process", text, errors=ended.errors[-10:], log=ended.log[-10:])]
-    return []
+    """How the child ended, where that is a finding; what it left behind has a check of its own."""
+    checks = process_check(Run({}, replace(ended, leftovers=[])))
+    return [check for check in checks if check.verdict != Verdict.PASS]
 
 
 def _failures(ended: Ended) -> list[Check]:
