@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 from . import journal
@@ -82,7 +82,7 @@ def run(job: Job, folder: Path, tick: Callable[[float], None] | None = None) -> 
     (folder / "job.json").write_text(json.dumps({"entry": job.entry, "parameters": dict(job.parameters)}))
     began = time.monotonic()
     ours, theirs = socket.socketpair()
-    with _terminable(), ours, (folder / "stderr.txt").open("wb") as stderr:
+    with _Ending() as ending, ours, (folder / "stderr.txt").open("wb") as stderr:
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-m", "harness.child_main", str(folder), str(os.getpid()), str(theirs.fileno())],
@@ -95,13 +95,12 @@ def run(job: Job, folder: Path, tick: Callable[[float], None] | None = None) -> 
                 start_new_session=True,
             )
         try:
-            hung = not _wait(process, began, job.timeout, ours, folder, tick)
-            if hung:
-                collect(process.pid, folder)
-        except (KeyboardInterrupt, Interrupted):
-            _end(process, job, folder)
-            raise Interrupted from None
-        leftovers = _end(process, job, folder)
+            with ending.armed():
+                hung = not _wait(process, began, job.timeout, ours, folder, tick)
+                if hung:
+                    collect(process.pid, folder)
+        finally:  # a second Ctrl-C does not keep this from being done
+            leftovers = _end(process, job, folder)
     code = process.returncode
     crashed = not hung and code is not None and code < 0
     return Ended(
@@ -117,22 +116,49 @@ def run(job: Job, folder: Path, tick: Callable[[float], None] | None = None) -> 
     )
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM, SIGHUP and SIGQUIT end a run as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+class _Ending:
+    """SIGINT, SIGTERM, SIGHUP and SIGQUIT raise Interrupted, once, and only while armed: what came before, on arming.
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise Interrupted
+    One that comes after disarming is raised at the end of the with block, when everything has been cleaned up.
+    """
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __init__(self) -> None:
+        self._armed = self._seen = self._raised = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Ending:
+        if threading.current_thread() is threading.main_thread():
+            numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+            self._before = {number: signal.signal(number, self._stop) for number in numbers}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+        if kind is None:
+            self._raise_once()
+
+    @contextmanager
+    def armed(self) -> Iterator[None]:
+        """Lets the signals through."""
+        self._armed = True
+        try:
+            self._raise_once()
+            yield
+        finally:
+            self._armed = False
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._seen = True
+        if self._armed:
+            self._raise_once()
+
+    def _raise_once(self) -> None:
+        if self._seen and not self._raised:
+            self._raised = True
+            raise Interrupted
 
 
 def _wait(

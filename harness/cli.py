@@ -5,20 +5,38 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from .errors import LacksError, UsageError
 from .verdict import ExitCode
 
-# name -> where the command is, and its line in --help
+
+class Entry(NamedTuple):
+    """A command: where it is, its line, and for a scenario what it needs."""
+
+    where: str
+    line: str
+    needs: str = ""
+
+
 COMMANDS = {
-    "info": ("scenarios.info:command", "Which Triton would run, and what this machine offers it."),
-    "memalloc": ("scenarios.memalloc:command", "Proves where inputs are taken from and outputs are put."),
-    "multiserver": ("scenarios.multiserver:command", "Many servers in one process at once: races, leaks, mixing."),
-    "recheck": ("harness.command:recheck", "Judges a saved run again."),
-    "demo": ("scenarios.demo:command", "Runs memalloc in every form that this machine can run."),
+    "info": Entry("scenarios.info:command", "Which Triton would run, and what this machine offers it."),
+    "list": Entry("harness.listing:command", "The scenarios, and what each needs."),
+    "memalloc": Entry(
+        "scenarios.memalloc:command",
+        "Proves where inputs are taken from and outputs are put.",
+        "a Triton; for gpu:N and pinned a GPU; for --backend python its Python backend and 16 MiB of /dev/shm",
+    ),
+    "multiserver": Entry(
+        "scenarios.multiserver:command",
+        "Many servers in one process at once: races, leaks, mixing.",
+        "a Triton; for -m gpu and -m pinned a GPU; for --backend python or mixed its Python backend and 16 MiB of "
+        "/dev/shm for each thread and model",
+    ),
+    "recheck": Entry("harness.command:recheck", "Judges a saved run again."),
+    "demo": Entry("scenarios.demo:command", "Runs memalloc in every form that this machine can run."),
 }
 
 
@@ -33,7 +51,7 @@ class LazyGroup(click.Group):
         """Imports the command."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        module, _, name = COMMANDS[cmd_name].where.partition(":")
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
         return command
@@ -41,7 +59,15 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the commands without importing one."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl([(name, entry.line) for name, entry in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs a command; Ctrl-C where nothing else deals with it leaves nothing known."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            raise SystemExit(ExitCode.UNKNOWN) from None
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Runs a command; the two errors that end a run before it began become one line and their exit code."""

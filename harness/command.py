@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,9 @@ def run_and_report(where: str, options: Mapping[str, Any], own: Mapping[str, Any
     except (UsageError, LacksError):
         shutil.rmtree(folder, ignore_errors=True)  # nothing was run
         raise
-    except child.Interrupted:
+    except (child.Interrupted, KeyboardInterrupt):
+        with suppress(ValueError):  # another Ctrl-C adds nothing; only the main thread may say so
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         line = f"interrupted; what was measured is in {shown(folder)}"
         report.console().print(report.verdict_line(name, Verdict.UNKNOWN, line))
         raise SystemExit(ExitCode.UNKNOWN) from None

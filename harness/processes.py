@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -17,13 +18,27 @@ def text(path: Path) -> str:
 
 
 def until(met: Callable[[], bool], timeout: float) -> bool:
-    """Looks again and again until it is met; for states that cannot be waited for."""
+    """Looks again and again until it is met, at first every half millisecond; for states that cannot be waited for."""
     deadline = time.monotonic() + timeout
+    pause = 0.0005
     while not met():
         if time.monotonic() >= deadline:
             return False
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.01)
     return True
+
+
+@contextmanager
+def environment(**settings: str) -> Iterator[None]:
+    """Sets variables that are not set already, and takes them away again at the end: children must not inherit them."""
+    added = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def session(leader: int) -> list[tuple[int, str]]:

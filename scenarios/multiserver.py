@@ -22,6 +22,7 @@ from harness.command import run_and_report, run_options
 from harness.errors import UsageError
 from harness.load import Barrier, Lasting
 from harness.options import json_option, timeout_option, triton_option
+from harness.processes import environment
 from harness.runner import process_check
 from harness.scenario import Context, Operation, Outcome, Run, Scenario
 
@@ -54,7 +55,10 @@ def load_of(options: Mapping[str, Any]) -> Barrier | Lasting:
 
 def system(context: Context) -> AbstractContextManager[Any]:
     """The fleet of servers."""
-    from . import _multiserver_run  # noqa: PLC0415 - NumPy and the library, in the child only
+    # OpenBLAS starts threads when NumPy is imported, ends them at any fork and starts them again later: a number of
+    # threads that comes and goes. Nothing here multiplies matrices.
+    with environment(OPENBLAS_NUM_THREADS="1"):
+        from . import _multiserver_run  # noqa: PLC0415 - NumPy and the library, in the child only
 
     return _multiserver_run.system(context)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ def test_help_of_every_command(name: str) -> None:
     done = CliRunner().invoke(cli.main, [name, "--help"])
     assert done.exit_code == 0
     assert "--json" in done.output
-    assert ("--triton" in done.output) == (name != "recheck")  # a saved run is judged without a Triton
+    assert ("--triton" in done.output) == (name not in ("recheck", "list"))  # they need no Triton
 
 
 def test_unknown_command_and_option() -> None:
@@ -64,3 +65,26 @@ def test_console_script_is_installed() -> None:
     script = Path(sys.executable).parent / "tritoncapi-harness"
     done = subprocess.run([str(script), "--help"], capture_output=True, text=True, check=True)
     assert "memalloc" in done.stdout
+
+
+def test_list_has_every_scenario_and_its_needs(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli.main, ["list"])
+    assert done.exit_code == 0
+    for name in ("memalloc", "multiserver"):
+        assert name in done.output
+    assert done.output.count("needs a Triton") == 2
+    assert "recheck" not in done.output
+    CliRunner().invoke(cli.main, ["list", "--json", str(tmp_path / "list.json")])
+    rows = json.loads((tmp_path / "list.json").read_text())["scenarios"]
+    assert [row["name"] for row in rows] == ["memalloc", "multiserver"]
+
+
+def test_ctrl_c_leaves_nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command()
+    def slow() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.LazyGroup, "get_command", lambda *_: slow)
+    done = CliRunner().invoke(cli.main, ["memalloc"])
+    assert done.exit_code == 3
+    assert done.output == "interrupted\n"
