@@ -5,6 +5,7 @@ The child gets a process group, a temporary directory and a folder of its own: w
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import select
@@ -24,7 +25,7 @@ from typing import Any
 
 from . import journal
 from .journal import Event
-from .processes import session, text, until
+from .processes import owned, session, text, until, users
 from .stacks import collect
 
 SHM = Path("/dev/shm")
@@ -43,6 +44,8 @@ class Job:
     entry: str
     parameters: Mapping[str, Any]
     timeout: float  # seconds
+    litter: Mapping[str, str] = field(default_factory=dict)
+    """What a library of the child's makes outside its folder: glob pattern -> file name of the library."""
 
     @property
     def shm_prefix(self) -> str:
@@ -80,6 +83,7 @@ def run(job: Job, folder: Path, tick: Callable[[float], None] | None = None) -> 
     temporary = folder / "tmp"
     temporary.mkdir()
     (folder / "job.json").write_text(json.dumps({"entry": job.entry, "parameters": dict(job.parameters)}))
+    before = {path for pattern in job.litter for path in glob.glob(pattern)}
     began = time.monotonic()
     ours, theirs = socket.socketpair()
     with _Ending() as ending, ours, (folder / "stderr.txt").open("wb") as stderr:
@@ -100,7 +104,7 @@ def run(job: Job, folder: Path, tick: Callable[[float], None] | None = None) -> 
                 if hung:
                     collect(process.pid, folder)
         finally:  # a second Ctrl-C does not keep this from being done
-            leftovers = _end(process, job, folder)
+            leftovers = _end(process, job, folder, before)
     code = process.returncode
     crashed = not hung and code is not None and code < 0
     return Ended(
@@ -197,7 +201,7 @@ def _wait(
         os.close(descriptor)
 
 
-def _end(process: subprocess.Popen[bytes], job: Job, folder: Path) -> list[str]:
+def _end(process: subprocess.Popen[bytes], job: Job, folder: Path, before: set[str]) -> list[str]:
     """Ends whatever of the child still runs, removes what it left, and says what that was."""
     pid = process.pid
     if process.poll() is None:
@@ -213,11 +217,12 @@ def _end(process: subprocess.Popen[bytes], job: Job, folder: Path) -> list[str]:
         for entry in SHM.glob(job.shm_prefix + "*"):
             left.append(f"shared memory {entry}")
             entry.unlink(missing_ok=True)
-    for event in journal.all_of(journal.read(folder / "journal.jsonl"), "created"):
-        path = Path(event["path"])
-        if path.exists():
-            left.append(f"temporary folder {path}")
-            shutil.rmtree(path, ignore_errors=True)
+    for pattern, library in job.litter.items():
+        new = sorted(path for path in set(glob.glob(pattern)) - before if owned(path))
+        if new and not users(library):  # else nobody can say whose it is
+            left += [f"temporary folder {path}" for path in new]
+            for path in new:
+                shutil.rmtree(path, ignore_errors=True)
     temporary = folder / "tmp"
     left += [f"temporary file {entry.name}" for entry in sorted(temporary.iterdir())]
     shutil.rmtree(temporary, ignore_errors=True)

@@ -31,10 +31,6 @@ class Journal:
         """Says what the run is about to do; the last phase tells where a crash or a hang was."""
         self.write("phase", name=name)
 
-    def created(self, path: Path) -> None:
-        """Says that something outside the run's folder was made, which must be gone when the run is over."""
-        self.write("created", path=str(path))
-
     def close(self) -> None:
         """Closes the file."""
         self._file.close()

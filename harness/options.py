@@ -41,13 +41,13 @@ class Seconds(click.FloatRange):
         return number
 
 
-def timeout_option(default: float) -> Decorator:
-    """``--timeout`` in seconds."""
+def timeout_option(default: float | None, otherwise: str = "") -> Decorator:
+    """``--timeout`` in seconds; without a default ``otherwise`` says what holds then."""
     return click.option(
         "--timeout",
         type=Seconds(),
         default=default,
-        show_default=True,
+        show_default=otherwise or True,
         metavar="SECONDS",
         help="End the run, and call it a hang, after this time.",
     )

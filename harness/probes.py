@@ -308,15 +308,40 @@ def _in_container() -> bool:
 # Metrics
 
 
-def metrics_probe(metrics: Callable[[], str], families: Collection[str], every: int = 1) -> Probe:
-    """Chosen families of a text in Prometheus' format, as ``name{label="value",...}``; absent ones are missing."""
-    return Probe("metrics", lambda: parse_metrics(metrics(), families), every)
+def metrics_probe(
+    metrics: Callable[[], str], families: Collection[str], every: int = 1, *, sums: bool = False
+) -> Probe:
+    """Chosen families of a text in Prometheus' format, as ``name{label="value",...}``; absent ones are missing.
+
+    ``sums``: one figure a family, ``name``: the sum over all labels.
+    """
+
+    def read() -> dict[str, Figure]:
+        figures = parse_metrics(metrics(), families)
+        return sum_labels(figures) if sums else figures
+
+    return Probe("metrics", read, every)
+
+
+def sum_labels(figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    """One figure for each name, the sum over its labels; one that is missing once is missing."""
+    summed: dict[str, Figure] = {}
+    for labelled, figure in figures.items():
+        name = labelled.partition("{")[0]
+        before = summed.get(name, 0.0)
+        if isinstance(before, float) and isinstance(figure, (int, float)):
+            summed[name] = before + figure
+        elif not isinstance(before, Missing):
+            summed[name] = figure
+    return summed
 
 
 def parse_metrics(exposition: str, families: Collection[str]) -> dict[str, Figure]:
     """The samples of these families; one may be named with or without its ``_total``."""
     from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415
 
+    if not exposition:
+        return dict.fromkeys(families, Missing("the metrics are empty"))
     figures: dict[str, Figure] = {}
     wanted = {name.removesuffix("_total"): name for name in families}
     starts = tuple(wanted)

@@ -57,6 +57,24 @@ def session(leader: int) -> list[tuple[int, str]]:
     return found
 
 
+def owned(path: str) -> bool:
+    """Whether it is there and belongs to this user."""
+    try:
+        return os.lstat(path).st_uid == os.getuid()
+    except OSError:
+        return False
+
+
+def users(library: str) -> list[int]:
+    """Processes, as far as this user may look, that have mapped a file of this name."""
+    name = "/" + library
+    return [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and any(line.endswith(name) for line in text(entry / "maps").splitlines())
+    ]
+
+
 def threads(pid: int) -> list[str]:
     """A line for each thread: its name, its state, and what it waits for in the kernel."""
     lines = []

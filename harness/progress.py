@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.status import Status
 
+from .leaks import amount
+
 _EVERY = 5.0  # seconds between plain lines
+_SHOWN = {
+    "rss": "RSS",
+    "heap_in_use": "heap",
+    "gpu_process_bytes": "GPU",
+    "threads": "threads",
+    "descriptors": "descriptors",
+    "children": "children",
+}
+"""Figures of the newest sample that are shown, and their names there."""
 
 
 class Progress:
     """Follows a run's journal while it grows. ``tick`` is what ``child.run`` calls."""
 
     def __init__(self, folder: Path, out: Console, limit: float) -> None:
-        self._path = folder / "journal.jsonl"
-        self._offset = 0
-        self._rest = b""
+        self._journal = _Follower(folder / "journal.jsonl")
+        self._samples = _Follower(folder / "samples.jsonl")
+        self._figures: dict[str, float] = {}
         self._limit = limit
         self._out = out
         self._status: Status | None = None
@@ -44,6 +57,7 @@ class Progress:
         rate = f", {self.done / passed:.1f}/s" if self.done and passed > 0 else ""
         failures = f", {self.failed} failed" if self.failed else ""
         text = f"{self.phase}: {passed:.0f} s of at most {self._limit:g} s, {self.done} operations{rate}{failures}"
+        text += "".join(f", {_SHOWN[name]} {amount(name, value)}" for name, value in self._figures.items())
         if self._status is not None:
             self._status.update(text)
         elif passed - self._said >= _EVERY:
@@ -51,6 +65,26 @@ class Progress:
             self._out.print(text, markup=False)
 
     def _follow(self) -> None:
+        for event in self._journal.new():
+            if event["event"] == "phase":
+                self.phase = event["name"]
+            elif event["event"] == "op":
+                self.done += 1
+                self.failed += event["kind"] == "fail"
+        for sample in self._samples.new():
+            self._figures |= {name: sample[name] for name in _SHOWN if name in sample}
+
+
+class _Follower:
+    """Reads what is added to a JSONL file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._rest = b""
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        """The records that were completed since the last call."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
@@ -59,12 +93,4 @@ class Progress:
             return
         self._offset += len(new)
         *lines, self._rest = (self._rest + new).split(b"\n")
-        for line in lines:
-            event = json.loads(line)
-            if event["event"] == "phase":
-                self.phase = event["name"]
-            elif event["event"] == "op":
-                self.done += 1
-                self.failed += event["kind"] == "fail"
-
-
+        yield from map(json.loads, lines)

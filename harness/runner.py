@@ -36,10 +36,12 @@ def execute(parameters: dict[str, Any], book: Journal, folder: Path) -> bool:
     """Entry point of the child: builds the scenario and runs its roles. False when the process must end at once."""
     scenario = build(parameters["scenario"], parameters["options"])
     context = Context(parameters["options"], book, folder)
-    probes = scenario.probes(context)
     over = threading.Event()
     level: list[int] = []
-    with _sampler(probes, scenario.probe_interval, folder) as sampler, scenario.system(context) as system:
+    with (
+        scenario.system(context) as system,
+        _sampler(scenario.probes(context, system), scenario.probe_interval, folder) as sampler,
+    ):
 
         def invoke(operation: Operation) -> None:
             _invoke(scenario, system, operation, book)
@@ -179,7 +181,7 @@ def run(
     if in_process:
         ended = here(parameters, folder)
     else:
-        ended = child.run(Job("harness.runner:execute", parameters, timeout), folder, tick)
+        ended = child.run(Job("harness.runner:execute", parameters, timeout, scenario.litter), folder, tick)
     saved = asdict(ended)
     saved.pop("events")
     (folder / ENDED).write_text(json.dumps(saved, indent=2) + "\n")
@@ -239,6 +241,8 @@ def judge(folder: Path) -> Result:
             name = getattr(checker, "__name__", type(checker).__name__)
             text = f"the check itself failed: {type(error).__name__}: {error}"
             checks.append(unknown(name, text, traceback=traceback.format_exc()))
+    if scenario.planted and overall(checks) == Verdict.PASS:
+        checks.append(unknown("planted fault", f"{scenario.planted} was planted, and no check saw anything of it"))
     return Result(scenario.name, past, checks, folder)
 
 
@@ -252,7 +256,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def process_check(run: Run) -> list[Check]:
-    """How the child ended, and what it left behind; every scenario's first checker."""
+    """How the child ended; every scenario's first checker."""
     from .verdict import failed, passed  # noqa: PLC0415
 
     ended = run.ended
@@ -269,10 +273,22 @@ def process_check(run: Run) -> list[Check]:
         return [unknown("process", f"the harness failed while {where}: {broken['text']}", **broken)]
     if journal.last(ended.events, "end") is None:
         return [failed("process", f"the run ended early with code {ended.code} while {where}", **details)]
+    idle = [event for event in journal.all_of(ended.events, "fault") if event["state"] == "broken"]
+    faults = [unknown(f"fault {event['name']}", f"it could not act: {event['text']}") for event in idle]
+    return [passed("process", f"ended by itself after {ended.seconds:.2f} s"), *faults]
+
+
+def leftovers_check(run: Run) -> list[Check]:
+    """What the child left behind; every scenario's last checker, as something else is mostly the reason."""
+    from .verdict import failed, passed  # noqa: PLC0415
+
+    ended = run.ended
     if ended.leftovers:
-        text = f"left behind: {', '.join(ended.leftovers[:4])}"
-        return [failed("process", text, leftovers=ended.leftovers)]
-    return [passed("process", f"ended by itself after {ended.seconds:.2f} s and left nothing behind")]
+        text = f"left behind, and removed: {', '.join(ended.leftovers[:4])}"
+        return [failed("left over", text, leftovers=ended.leftovers)]
+    if ended.how != "ended":
+        return []  # after kill -9 it is the harness that cleans up
+    return [passed("left over", "no process, shared memory or temporary file")]
 
 
 def _outstanding(events: list[Event]) -> str:

@@ -64,6 +64,7 @@ Load = Callable[[Context, Invoke, Callable[[], None]], None]
 """Decides when operations start: calls ``invoke`` on its threads, ``settled`` when none is under way."""
 Fault = Callable[[Context, Any, Callable[[], bool]], None]
 """A timed action on its own thread; the last argument tells whether the load is over."""
+Probes = Callable[[Context, Any], Sequence[Any]]
 Checker = Callable[[Run], Sequence[Check]]
 
 
@@ -82,15 +83,24 @@ def no_load(_context: Context, _invoke: Invoke, _settled: Callable[[], None]) ->
     """The load without operations."""
 
 
+def no_probes(_context: Context, _system: Any) -> Sequence[Any]:
+    """Nothing is measured."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Scenario:
-    """What is run, and how it is judged. ``probes`` makes the probes, in the child."""
+    """What is run, and how it is judged. ``probes`` makes the probes, in the child, once the system is there."""
 
     name: str
     system: System = no_system
     workload: Workload = no_work
     load: Load = no_load
     faults: Sequence[Fault] = ()
-    probes: Callable[[Context], Sequence[Any]] = lambda _context: ()
+    probes: Probes = no_probes
     checkers: Sequence[Checker] = ()
     probe_interval: float = 0.2  # seconds
+    planted: str = ""
+    """A fault that is built into the system: when every check passes, nothing has seen it, and that is no pass."""
+    litter: Mapping[str, str] = field(default_factory=dict)
+    """What the system makes outside the run's folder: glob pattern -> file name of the library that makes it."""

@@ -148,7 +148,6 @@ def drive(server: Server, plan: Plan, journal: Journal) -> bool:
     metadata = server.metadata
     journal.write("server", live=server.live, ready=server.ready, name=metadata["name"], version=metadata["version"])
     journal.phase(f"loading the model {plan.model}")
-    folders = _triton.FolderWatch(journal)
     try:
         server.load(plan.model)
     except TritonError as error:
@@ -157,8 +156,6 @@ def drive(server: Server, plan: Plan, journal: Journal) -> bool:
             raise UsageError(f"--fault {plan.fault}: {reason.strip()}") from None
         journal.write("failed", what="load", model=plan.model, text=str(error))
         return False
-    finally:
-        folders.look()
     model = server.model_metadata(plan.model)
     config = server.model_config(plan.model)
     journal.write(

@@ -114,6 +114,26 @@ def problems(run: Run) -> list[Check]:
     return checks
 
 
+def containment(run: Run) -> list[Check]:
+    """Whether the fault of one thread stayed its own: what the others' servers did beside it and after it."""
+    thread = run.options["fault_thread"]
+    if thread is None or run.ended.how != "ended":
+        return []
+    name = "containment"
+    first = next((op for op in run.operations if op["worker"] == thread and op["kind"] == "fail"), None)
+    if first is None:
+        return [unknown(name, f"the fault {run.options['fault']} of thread {thread} never showed")]
+    others = [op for op in run.operations if op["worker"] != thread]
+    hit = [op for op in others if op["kind"] != "ok"]
+    after = [op for op in others if op["time_ns"] > first["start_ns"]]
+    if hit:
+        text = f"the fault of thread {thread} took {len(hit)} life cycles of other threads with it"
+        return [failed(name, f"{text}; first of thread {hit[0]['worker']}, loop {hit[0]['number']}")]
+    if not after:
+        return [unknown(name, "no other thread's life cycle ended after the fault")]
+    return [passed(name, f"thread {thread} failed alone: {len(after)} life cycles of others ended well after it began")]
+
+
 def leaks(run: Run) -> list[Check]:
     """What grew from one round to the next, measured while no server was alive."""
     from harness.leaks import leak_checks, level_check  # noqa: PLC0415 - scipy takes its time

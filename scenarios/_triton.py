@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,26 +140,6 @@ def server_options(folder: Path, library: Library, shm_prefix: str, **settings: 
         backend_config=backend_config,
         **settings,
     )
-
-
-class FolderWatch:
-    """Notes the folders that the Python backend makes in /tmp, wherever TMPDIR points, so that none is left there."""
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._lock = threading.Lock()
-        self._known = set(_env_folders())
-
-    def look(self) -> None:
-        """Notes those that are new; after a load, when they have just been made."""
-        with self._lock:
-            for path in set(_env_folders()) - self._known:
-                self._known.add(path)
-                self._journal.created(path)
-
-
-def _env_folders() -> Iterator[Path]:
-    return Path("/tmp").glob("python_env_*")
 
 
 def libpython_note() -> str:

@@ -21,6 +21,7 @@ from harness.journal import all_of, last
 from harness.options import json_option, timeout_option, triton_option
 from harness.verdict import Check, ExitCode, Verdict, exit_code, overall
 
+from ._litter import LITTER
 from ._memalloc_checks import judge
 
 # What every Triton says on a machine without a GPU.
@@ -104,7 +105,7 @@ def run(options: dict[str, Any]) -> Result:
     check_repository(options.get("repository"), options.get("model"))
     options = complete(options)
     with tempfile.TemporaryDirectory(prefix="tritoncapi-memalloc-") as folder:
-        job = child.Job("scenarios._memalloc_run:run", options, options["timeout"])
+        job = child.Job("scenarios._memalloc_run:run", options, options["timeout"], LITTER)
         ended = child.run(job, Path(folder))
     for name, error in (("usage", UsageError), ("lacks", LacksError)):
         event = last(ended.events, name)

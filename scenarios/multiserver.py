@@ -23,12 +23,18 @@ from harness.errors import UsageError
 from harness.load import Barrier, Lasting
 from harness.options import json_option, timeout_option, triton_option
 from harness.processes import environment
-from harness.runner import process_check
+from harness.runner import leftovers_check, process_check
 from harness.scenario import Context, Operation, Outcome, Run, Scenario
+from model_repos import faults
 
-from ._multiserver_checks import concurrency, leaks, life_cycles, problems
+from ._litter import LITTER
+from ._multiserver_checks import concurrency, containment, leaks, life_cycles, problems
+from ._multiserver_faults import KILL_STUB, kill_stub
 
 ROUNDS = 10
+LIMIT = 600.0  # seconds
+METRICS = ("nv_inference_count", "nv_inference_request_failure", "nv_inference_pending_request_count")
+UNSEEN = ("ignore_host_policy", "log_copy_error", "wrong_preferred")  # faults that do nothing here
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)?")
 
 
@@ -39,9 +45,12 @@ def build(options: Mapping[str, Any]) -> Scenario:
         system=system,
         workload=workload,
         load=load_of(options),
+        faults=[kill_stub] if options["fault"] == KILL_STUB else [],
         probes=probes,
-        checkers=[process_check, life_cycles, concurrency, problems, leaks],
+        checkers=[process_check, life_cycles, concurrency, problems, containment, leaks, leftovers_check],
         probe_interval=0.1,
+        planted=options["fault"] or "",
+        litter=LITTER,
     )
 
 
@@ -58,25 +67,26 @@ def system(context: Context) -> AbstractContextManager[Any]:
     # OpenBLAS starts threads when NumPy is imported, ends them at any fork and starts them again later: a number of
     # threads that comes and goes. Nothing here multiplies matrices.
     with environment(OPENBLAS_NUM_THREADS="1"):
-        from . import _multiserver_run  # noqa: PLC0415 - NumPy and the library, in the child only
+        from . import _multiserver_cycle, _multiserver_fleet  # noqa: F401, PLC0415 - NumPy, in the child only
 
-    return _multiserver_run.system(context)
+    return _multiserver_fleet.system(context)
 
 
 def workload(fleet: Any, operation: Operation) -> Outcome:
     """One life cycle."""
-    from . import _multiserver_run  # noqa: PLC0415
+    from . import _multiserver_cycle  # noqa: PLC0415
 
-    return _multiserver_run.workload(fleet, operation)
+    return _multiserver_cycle.workload(fleet, operation)
 
 
-def probes(context: Context) -> Sequence[Any]:
-    """What a leak shows in."""
+def probes(context: Context, fleet: Any) -> Sequence[Any]:
+    """What a leak shows in, and Triton's own counters."""
     if not context.options["probes"]:
         return ()
-    from harness.probes import process_probes  # noqa: PLC0415
+    from harness.probes import metrics_probe, process_probes  # noqa: PLC0415
 
-    return process_probes(shm_prefix=context.options["shm_prefix"], gpu=context.options["memory"] != "system")
+    found = process_probes(shm_prefix=context.options["shm_prefix"], gpu=context.options["memory"] != "system")
+    return [*found, metrics_probe(fleet.metrics, METRICS, every=5, sums=True)]
 
 
 def seconds(text: str) -> float:
@@ -112,7 +122,7 @@ def seconds(text: str) -> float:
 @click.option("--stop-timeout", type=click.FloatRange(1), default=10.0, show_default=True, help="Seconds for a stop.")
 @click.option("--unguarded", is_flag=True, help="Let making and deleting servers race too (Triton 2.51 may crash).")
 @click.option("--probes/--no-probes", default=True, help="Measure memory, descriptors, threads, ... while running.")
-@timeout_option(600)
+@timeout_option(None, f"{LIMIT:g}, or that much more than --duration")
 @triton_option
 @json_option
 @run_options
@@ -126,6 +136,10 @@ def complete(options: dict[str, Any]) -> dict[str, Any]:
     """The options, checked and in plain units."""
     full = {**options, "shm_prefix": f"tritoncapi_{os.getpid()}_{uuid.uuid4().hex[:8]}_"}
     full["duration"] = seconds(options["duration"]) if options["duration"] else None
+    if options["timeout"] is None:
+        full["timeout"] = LIMIT + (full["duration"] or 0)
+    elif options["timeout"] <= (full["duration"] or 0):
+        raise UsageError(f"--timeout {options['timeout']:g} would end the run before --duration {options['duration']}")
     full["stagger"] = seconds(options["stagger"]) if options["stagger"] not in ("0", "0s") else 0.0
     full["churn"] = seconds(options["churn"]) if options["churn"] else 0.0
     if full["churn"] and full["duration"] is None:
@@ -140,14 +154,40 @@ def complete(options: dict[str, Any]) -> dict[str, Any]:
     full["repositories"] = repositories
     if options["triton"]:
         full["triton"] = os.path.abspath(os.path.expanduser(options["triton"]))
-    if options["fault"] and (repositories or options["backend"] == "python"):
-        raise UsageError("--fault needs the built-in models with the native backend")
-    if options["fault_thread"] is not None:
-        if not options["fault"]:
-            raise UsageError("--fault-thread needs --fault")
-        if options["fault_thread"] >= options["threads"]:
-            raise UsageError(f"--fault-thread {options['fault_thread']}: the threads are 0 to {options['threads'] - 1}")
+    full["fault_thread"] = check_fault(options, bool(repositories))
     return full
+
+
+def check_fault(options: Mapping[str, Any], own_repositories: bool) -> int | None:
+    """The thread that the fault is for, or None for all. Raises UsageError for a fault that would do nothing."""
+    fault, thread, backend = options["fault"], options["fault_thread"], options["backend"]
+    if fault is None:
+        if thread is not None:
+            raise UsageError("--fault-thread needs --fault")
+        return None
+    if thread is not None and thread >= options["threads"]:
+        raise UsageError(f"--fault-thread {thread}: the threads are 0 to {options['threads'] - 1}")
+    if own_repositories:
+        raise UsageError("--fault needs the built-in models; leave out -r")
+    if fault == KILL_STUB:
+        if backend == "native":
+            raise UsageError(f"--fault {KILL_STUB} needs --backend python or mixed: native models have no stub")
+        thread = min(1, options["threads"] - 1) if thread is None else thread
+        if backend == "mixed" and thread % 2 == 0:
+            raise UsageError(f"--fault {KILL_STUB}: with --backend mixed only odd threads have a Python model")
+        return int(thread)
+    try:
+        names = faults.names(fault)
+    except ValueError as error:
+        raise UsageError(f"--fault: {error} (or {KILL_STUB}, for Python models)") from None
+    for name in names:
+        if name in UNSEEN:
+            raise UsageError(f"--fault {name}: multiserver does not see it; memalloc does")
+    if "leak_gpu" in fault and options["memory"] == "system":
+        raise UsageError(f"--fault {fault} needs -m gpu")
+    if backend == "python" or (backend == "mixed" and thread is not None and thread % 2):
+        raise UsageError(f"--fault {fault} needs a native model: only the test backend can plant it")
+    return int(thread) if thread is not None else None
 
 
 def summary(run: Run) -> Iterator[str]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Any, Literal, Protocol
 
 from . import _types as T
@@ -74,12 +75,26 @@ class Allocator(Protocol):
         """The ``response_allocator_userp`` that goes with it."""
 
 
+class _AllocatorHandle(Handle):
+    """An allocator cannot be closed while buffers of it are out; what went wrong before that matters more."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except Error:
+            if value is None:
+                raise
+            self.release()
+
+
 def _check_closable(noun: str, live: int) -> None:
     if live:
         raise Error(f"this {noun} still has {live} buffer(s) out: close the responses, and drop views of them, first")
 
 
-class ResponseAllocator(Handle):
+class ResponseAllocator(_AllocatorHandle):
     """Places outputs by rules, in native code that never takes the interpreter lock.
 
     ``ResponseAllocator(gpu(0))`` puts every output on GPU 0; ``ResponseAllocator("preferred")`` follows the model;
@@ -185,7 +200,7 @@ AllocateFunction = Callable[[str, int, Place], Place | Buffer]
 """``(tensor name, byte size, preferred place) -> where it goes``: a place, or a buffer of at least that size."""
 
 
-class CallableAllocator(Handle):
+class CallableAllocator(_AllocatorHandle):
     """Asks a Python function for every output. It runs on Triton's threads and takes the interpreter lock each time.
 
     What the function raises becomes a Triton error on that response (a TritonError keeps its code) and is kept in

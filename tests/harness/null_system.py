@@ -75,4 +75,3 @@ def asks_for_stacks(parameters: dict[str, Any], journal: Journal, folder: Path) 
 def makes_a_folder(parameters: dict[str, Any], journal: Journal, folder: Path) -> None:
     path = Path(parameters["path"])
     path.mkdir()
-    journal.created(path)

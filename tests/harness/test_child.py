@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from harness import child, journal
-from harness.processes import until
+from harness.processes import until, users
 
 HERE = Path(__file__).parent
 
@@ -77,10 +79,38 @@ def test_stacks_without_py_spy_and_gdb(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_what_was_made_elsewhere_is_removed(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    elsewhere = tmp_path / "elsewhere"
-    ended = run("makes_a_folder", tmp_path / "run", path=str(elsewhere))
-    assert ended.leftovers == [f"temporary folder {elsewhere}"]
-    assert not elsewhere.exists()
+    (tmp_path / "litter_old").mkdir()
+    made = tmp_path / "litter_new"
+    job = child.Job("null_system:makes_a_folder", {"path": str(made)}, 20, {f"{tmp_path}/litter_*": "libnobody.so"})
+    assert child.run(job, tmp_path / "run").leftovers == [f"temporary folder {made}"]
+    assert not made.exists()
+    assert (tmp_path / "litter_old").exists()  # it was there before
+
+
+def test_what_may_be_another_runs_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    made = tmp_path / "litter_new"
+    library = tmp_path / "libsomebody.so"
+    library.write_bytes(bytes(4096))
+    job = child.Job("null_system:makes_a_folder", {"path": str(made)}, 20, {f"{tmp_path}/litter_*": library.name})
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
+        assert users(library.name) == [os.getpid()]
+        assert child.run(job, tmp_path / "run").leftovers == []
+    assert made.exists()
+
+
+def test_kill_of_the_child_is_a_result(tmp_path: Path) -> None:
+    def kill(_passed: float) -> None:
+        event = journal.last(journal.read(tmp_path / "journal.jsonl"), "grandchild")
+        if event is not None:
+            os.kill(psutil.Process(event["pid"]).ppid(), signal.SIGKILL)
+
+    ended = child.run(child.Job("null_system:hang_with_children", {}, 20), tmp_path, kill)
+    grandchild = journal.last(ended.events, "grandchild")
+    assert (ended.how, ended.signal) == ("crashed", "SIGKILL")
+    assert grandchild is not None
+    assert gone(grandchild["pid"])
+    assert any(str(grandchild["pid"]) in entry for entry in ended.leftovers)
 
 
 def test_files_of_the_working_directory_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,3 +198,17 @@ def test_end_of_the_parent_ends_the_child(tmp_path: Path, number: signal.Signals
         assert until(lambda: gone(event["pid"]), 10)
     else:
         os.kill(event["pid"], signal.SIGKILL)  # a grandchild that is none of Triton's stubs outlives a killed parent
+
+
+def test_a_second_ctrl_c_does_not_stop_the_clearing_up(tmp_path: Path) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    path = tmp_path / "journal.jsonl"
+    assert until(lambda: journal.last(journal.read(path), "phase") is not None, 20)
+    (event,) = journal.all_of(journal.read(path), "grandchild")
+    os.kill(parent.pid, signal.SIGINT)
+    assert until(lambda: gone(event["pid"]) or parent.poll() is not None, 20)
+    with suppress(ProcessLookupError):
+        os.kill(parent.pid, signal.SIGINT)
+    parent.communicate(timeout=20)
+    assert gone(event["pid"])
+    assert not (tmp_path / "tmp").exists()

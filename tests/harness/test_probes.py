@@ -576,3 +576,12 @@ def test_nothing_heavy_is_imported() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "set()\n"
+
+
+def test_sums_over_labels() -> None:
+    text = '# TYPE a counter\na{model="x"} 2\na{model="y"} 3\n# TYPE b gauge\nb{m="x"} 1\nb{m="y"} NaN\n'
+    found = probes.metrics_probe(lambda: text, ["a", "b", "c"], sums=True).read()
+    assert found["a"] == 5
+    assert isinstance(found["b"], probes.Missing)
+    assert isinstance(found["c"], probes.Missing)
+    assert probes.parse_metrics("", ["a"])["a"] == probes.Missing("the metrics are empty")

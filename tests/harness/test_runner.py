@@ -57,7 +57,7 @@ def broken_checker(_run: Run) -> Sequence[Check]:
     raise ZeroDivisionError("oh")
 
 
-def probes(_context: Context) -> Sequence[Probe]:
+def probes(_context: Context, _system: Any) -> Sequence[Probe]:
     return [Probe("one", lambda: {"one": 1})]
 
 
@@ -69,6 +69,7 @@ def build(options: Mapping[str, Any]) -> Scenario:
         load=Barrier(2, 3, rounds=3),
         faults=[note, broken_fault] if options.get("faults") else [],
         probes=probes,
+        planted=options.get("planted", ""),
         checkers=[runner.process_check, count, *([broken_checker] if options.get("broken") else [])],
     )
 
@@ -119,6 +120,17 @@ def test_faults_are_in_the_history(tmp_path: Path) -> None:
     assert {("note", "begins"), ("note", "ends"), ("broken_fault", "broken")} <= states
 
 
+def test_a_fault_that_could_not_act_or_was_not_seen_is_no_pass(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    result = here(tmp_path / "one", faults=True)
+    assert result.verdict == Verdict.UNKNOWN
+    assert any(check.name == "fault broken_fault" and "could not act" in check.sentence for check in result.checks)
+    (tmp_path / "two").mkdir()
+    result = here(tmp_path / "two", planted="crash")
+    assert result.verdict == Verdict.UNKNOWN
+    assert result.checks[-1].sentence == "crash was planted, and no check saw anything of it"
+
+
 def test_do_nothing_scenario_passes_only_its_process(tmp_path: Path) -> None:
     result = runner.run(f"{__name__}:nothing", {}, tmp_path, timeout=30, in_process=True)
     assert [check.name for check in result.checks] == ["process"]
@@ -138,11 +150,10 @@ def ended(**changes: Any) -> Run:
 @pytest.mark.parametrize(
     ("changes", "verdict", "text"),
     [
-        ({}, Verdict.PASS, "left nothing behind"),
+        ({}, Verdict.PASS, "ended by itself"),
         ({"how": "crashed", "signal": "SIGSEGV", "code": -11}, Verdict.FAIL, "SIGSEGV while running (thread 3 loop 1)"),
         ({"how": "hung"}, Verdict.FAIL, "hung while running"),
         ({"how": "lost", "code": None}, Verdict.UNKNOWN, "cut off"),
-        ({"leftovers": ["process 7 (stub)"]}, Verdict.FAIL, "left behind: process 7"),
         ({"events": []}, Verdict.FAIL, "ended early"),
         ({"events": [{"event": "broken", "text": "E: x", "traceback": ""}]}, Verdict.UNKNOWN, "the harness failed"),
     ],
@@ -151,6 +162,16 @@ def test_process_check(changes: dict[str, Any], verdict: Verdict, text: str) -> 
     (check,) = runner.process_check(ended(**changes))
     assert check.verdict == verdict
     assert text in check.sentence
+
+
+def test_leftovers_check() -> None:
+    (check,) = runner.leftovers_check(ended())
+    assert check.verdict == Verdict.PASS
+    for how in ("ended", "crashed"):
+        (check,) = runner.leftovers_check(ended(how=how, leftovers=["process 7 (stub)"]))
+        assert check.verdict == Verdict.FAIL
+        assert check.sentence == "left behind, and removed: process 7 (stub)"
+    assert runner.leftovers_check(ended(how="crashed")) == []
 
 
 def test_no_run_there(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from click.testing import CliRunner, Result
 import model_repos
 from harness import cli, journal, runner
 from harness.errors import UsageError
-from harness.processes import until
+from harness.processes import text, until
 from harness.scenario import Run
+from model_repos import faults
 from scenarios import _multiserver_checks as checks
 from scenarios import multiserver
 
@@ -81,6 +82,37 @@ def test_planted_faults_are_named(fault: str, more: list[str], sentence: str) ->
     assert re.match(f"multiserver: FAIL - {sentence}", last_line(done.output)), last_line(done.output)
 
 
+def test_fault_that_never_shows_is_no_pass() -> None:
+    done = invoke("-t", "2", "-l", "2", "--fault", "fail_request:7", "--no-probes")  # three requests a life cycle
+    assert done.exit_code == 3, done.output
+    assert "fail_request:7 was planted, and no check saw anything of it" in done.output
+
+
+def test_killed_stub_leaves_the_others_serving(tmp_path: Path) -> None:
+    done = invoke("-t", "3", "-l", "2", "--backend", "mixed", "--fault", "kill_stub", "--stop-timeout", "2")
+    assert done.exit_code == 1, done.output
+    assert re.search(r"FAIL life cycles .*thread 1, loop 0: .*Stub process 'simple3_0_0' is not healthy", done.output)
+    assert re.search(r"ok +containment +thread 1 failed alone: [45] life cycles of others", done.output), done.output
+    (run,) = (tmp_path / "runs").iterdir()
+    (struck,) = journal.all_of(journal.read(run / "journal.jsonl"), "struck")
+    assert (struck["worker"], struck["loop"]) == (1, 0)
+    assert not list(Path("/dev/shm").glob(runner.judge(run).run.options["shm_prefix"] + "*"))
+
+
+def test_metrics_of_triton_are_sampled(tmp_path: Path) -> None:
+    assert invoke("-t", "2", "--duration", "2s").exit_code == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    samples = journal_lines(run / "samples.jsonl")
+    counted = [sample["nv_inference_count"] for sample in samples if "nv_inference_count" in sample]
+    assert counted
+    assert max(counted) > 0
+    assert all("cost_ns" in sample for sample in samples)
+
+
+def journal_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -94,7 +126,15 @@ def test_planted_faults_are_named(fault: str, more: list[str], sentence: str) ->
         (["--churn", "1s"], "--churn needs --duration"),
         (["--fault-thread", "1"], "--fault-thread needs --fault"),
         (["--fault", "crash", "--fault-thread", "8"], "the threads are 0 to 7"),
-        (["--fault", "crash", "--backend", "python"], "--fault needs the built-in models"),
+        (["--fault", "crash", "--backend", "python"], "--fault crash needs a native model"),
+        (["--fault", "crash", "--backend", "mixed", "--fault-thread", "1"], "--fault crash needs a native model"),
+        (["--fault", "crsh"], "unknown fault 'crsh'; the known ones are"),
+        (["--fault", "leak_host"], "it is written leak_host:bytes"),
+        (["--fault", "ignore_host_policy"], "multiserver does not see it"),
+        (["--fault", "leak_gpu_load:4096"], "needs -m gpu"),
+        (["--fault", "kill_stub"], "native models have no stub"),
+        (["--fault", "kill_stub", "--backend", "mixed", "--fault-thread", "2"], "only odd threads"),
+        (["--duration", "10m", "--timeout", "60"], "--timeout 60 would end the run before --duration 10m"),
         (["--runs", "/proc/runs"], "no run can be kept there"),
         (["--triton", "/nowhere"], "/nowhere"),
     ],
@@ -133,6 +173,41 @@ def test_repository_without_its_model(tmp_path: Path) -> None:
     done = invoke("-t", "1", *words)
     assert done.exit_code == 2
     assert "there is no model simple2 in it" in done.output
+
+
+PHASES = ["starting up", "loading libtritonserver", "preparing the repositories", "running"]
+
+
+@pytest.mark.parametrize("backend", ["native", "python"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_ctrl_c_in_every_phase(tmp_path: Path, backend: str, phase: str) -> None:
+    script = Path(sys.executable).parent / "multiserver"
+    runs = tmp_path / "stopped"
+    words = ["-t", "2", "--duration", "60s", "--backend", backend, "--runs", str(runs)]
+    before = {*Path("/dev/shm").glob(f"tritoncapi_{os.getpid()}_*")}
+    process = subprocess.Popen([script, *words], stdout=subprocess.PIPE)
+
+    def reached() -> bool:
+        if phase == "starting up":
+            return any(runs.glob("*/job.json"))
+        events = [event for path in runs.glob("*/journal.jsonl") for event in journal.read(path)]
+        return any(event["name"] == phase for event in journal.all_of(events, "phase"))
+
+    assert until(reached, 30)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert b"interrupted; what was measured is in" in out
+    (run,) = runs.iterdir()
+    assert runner.judge(run).verdict == "unknown"
+    assert not (run / "tmp").exists()
+    assert {*Path("/dev/shm").glob(f"tritoncapi_{process.pid}_*")} == before == set()
+    assert not users_of(str(run))
+
+
+def users_of(folder: str) -> list[str]:
+    commands = [text(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
+    return [command for command in commands if folder in command]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -219,6 +294,35 @@ def test_without_an_answer_no_value_is_right() -> None:
     bad = op(0, 0, 0, 1, requests=0, problems=[["life cycle", "no server"]])
     found = {check.name: check.verdict for check in checks.problems(run_of(bad))}
     assert {found[name] for name in ("values", "placement", "versions", "statistics")} == {"unknown"}
+
+
+def test_containment() -> None:
+    planted = {"fault": "crash", "fault_thread": 1}
+    bad = op(1, 0, 0, 5, problems=[["values", "wrong"]])
+    late, early = op(0, 0, 0, 9), {**op(0, 0, -9, -1)}
+    names = [
+        ([late, bad], "pass", "thread 1 failed alone: 1 life cycles"),
+        ([early, bad], "unknown", "no other thread's life cycle ended after"),
+        ([late], "unknown", "never showed"),
+        ([op(0, 0, 0, 9, problems=[["values", "wrong"]]), bad], "fail", "took 1 life cycles of other threads with it"),
+    ]
+    for operations, verdict, sentence in names:
+        (check,) = checks.containment(run_of(*operations, **planted))
+        assert check.verdict == verdict
+        assert sentence in check.sentence
+    assert checks.containment(run_of(late, fault=None, fault_thread=None)) == []
+
+
+def test_known_faults_are_those_of_the_backend() -> None:
+    source = (Path(model_repos.__file__).parent / "backend" / "faults.c").read_text()
+    rules = {"NO_VALUE": "", "OPTIONAL_PERIOD": "[:k]", "BYTE_COUNT": ":bytes", "MEMORY": ":cpu|pinned|gpu"}
+    table = dict(re.findall(r'= \{"(\w+)", (\w+)\}', source))
+    assert table
+    assert {name: rules[rule] for name, rule in table.items()} == faults.FAULTS
+    assert faults.names("crash, leak_host:4096,fail_request:3") == ["crash", "leak_host", "fail_request"]
+    for wrong in ("", "crash,,hang", "crash:1", "leak_host", "leak_host:0", "wrong_reported:disk"):
+        with pytest.raises(ValueError, match="fault"):
+            faults.names(wrong)
 
 
 def test_gpu_memory_that_stays_is_found() -> None:
