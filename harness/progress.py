@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.status import Status
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
 
 _EVERY = 5.0  # seconds between plain lines
 
@@ -15,21 +17,18 @@ _EVERY = 5.0  # seconds between plain lines
 class Progress:
     """Follows a run's journal while it grows. ``tick`` is what ``child.run`` calls."""
 
-    def __init__(self, folder: Path, out: Console, limit: float) -> None:
+    def __init__(self, folder: Path, limit: float) -> None:
         self._path = folder / "journal.jsonl"
         self._offset = 0
         self._rest = b""
         self._limit = limit
-        self._out = out
+        self._console: Console | None = None
         self._status: Status | None = None
         self._said = 0.0
         self.phase = "starting up"
         self.done = self.failed = 0
 
     def __enter__(self) -> Progress:
-        if self._out.is_terminal:
-            self._status = self._out.status("starting up")
-            self._status.start()
         return self
 
     def __exit__(
@@ -40,6 +39,7 @@ class Progress:
 
     def tick(self, passed: float) -> None:
         """Shows where the run is after ``passed`` seconds."""
+        out = self._out()
         self._follow()
         rate = f", {self.done / passed:.1f}/s" if self.done and passed > 0 else ""
         failures = f", {self.failed} failed" if self.failed else ""
@@ -48,7 +48,18 @@ class Progress:
             self._status.update(text)
         elif passed - self._said >= _EVERY:
             self._said = passed
-            self._out.print(text, markup=False)
+            out.print(text, markup=False)
+
+    def _out(self) -> Console:
+        """Made with the first tick: rich is imported while the run starts."""
+        if self._console is None:
+            from . import report  # noqa: PLC0415
+
+            self._console = report.console(stderr=True)
+            if self._console.is_terminal:
+                self._status = self._console.status(self.phase)
+                self._status.start()
+        return self._console
 
     def _follow(self) -> None:
         try:

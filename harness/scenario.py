@@ -6,15 +6,18 @@ child wrote down. So building one must cost nothing: roles import what they need
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 from .child import Ended
 from .journal import Event, Journal
-from .verdict import Check
+from .verdict import Check, Verdict
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ Load = Callable[[Context, Invoke, Callable[[], None]], None]
 Fault = Callable[[Context, Any, Callable[[], bool]], None]
 """A timed action on its own thread; the last argument tells whether the load is over."""
 Checker = Callable[[Run], Sequence[Check]]
+Line = Union[str, "Text"]
+"""A line for people."""
 
 
 @contextmanager
@@ -82,9 +87,23 @@ def no_load(_context: Context, _invoke: Invoke, _settled: Callable[[], None]) ->
     """The load without operations."""
 
 
+def no_lines(_run: Run) -> Iterable[Line]:
+    """Nothing to show."""
+    return ()
+
+
+def no_more_lines(_run: Run, _verdict: Verdict) -> Iterable[Line]:
+    """Nothing more to show."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Scenario:
-    """What is run, and how it is judged. ``probes`` makes the probes, in the child."""
+    """What is run, how it is judged, and what is shown of it. ``probes`` makes the probes, in the child.
+
+    ``summary`` is shown before the checks, ``appendix`` after them. ``proved`` is the sentence of a pass; an empty one
+    stands for the number of checks. ``brief``: the history is short enough to be a part of the result.
+    """
 
     name: str
     system: System = no_system
@@ -94,3 +113,7 @@ class Scenario:
     probes: Callable[[Context], Sequence[Any]] = lambda _context: ()
     checkers: Sequence[Checker] = ()
     probe_interval: float = 0.2  # seconds
+    summary: Callable[[Run], Iterable[Line]] = no_lines
+    appendix: Callable[[Run, Verdict], Iterable[Line]] = no_more_lines
+    proved: Callable[[Run], str] = lambda _run: ""
+    brief: bool = False

@@ -42,6 +42,7 @@ def build(options: Mapping[str, Any]) -> Scenario:
         probes=probes,
         checkers=[process_check, life_cycles, concurrency, problems, leaks],
         probe_interval=0.1,
+        summary=summary,
     )
 
 
@@ -119,7 +120,7 @@ def seconds(text: str) -> float:
 def command(**options: Any) -> None:
     """Runs many servers in one process, truly at once, and looks for races, leaks and mixing."""
     own = {name: options.pop(name) for name in ("json_file", "runs", "quiet", "in_process")}
-    run_and_report("scenarios.multiserver:build", complete(options), own, summary)
+    run_and_report("scenarios.multiserver:build", complete(options), own)
 
 
 def complete(options: dict[str, Any]) -> dict[str, Any]:
