@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+import tritoncapi as tc
 from harness import child, cli, runner
 from harness.errors import LacksError
 from harness.verdict import Verdict, failed, passed
@@ -40,6 +44,17 @@ def test_info_of_no_triton() -> None:
     done = CliRunner().invoke(cli.main, ["info", "--triton", "/nowhere"])
     assert done.exit_code == 2
     assert done.output.startswith("Error: /nowhere")
+
+
+@pytest.mark.triton
+def test_info_survives_a_triton_that_is_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "libtritonserver.so"
+    with tc.find().library.open("rb") as file:
+        path.write_bytes(file.read(1_000_000))
+    script = Path(sys.executable).parent / "tritoncapi-harness"
+    done = subprocess.run([script, "info", "--triton", path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"Error: {path} is cut short \(1000000 of \d+ .*; copy or install it again\n", done.stderr)
 
 
 def test_info_warns_loudly_of_numpy_2() -> None:
