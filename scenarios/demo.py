@@ -178,7 +178,7 @@ def command(timeout: float, triton: str | None, json_file: Path | None, gpu: boo
                 style = None if row["verdict"] == row["expected"] else "bold red"
                 out.print(line(cells(row)), markup=False, style=style)
         verdict, text = total(results), sentence(results)
-    except child.Interrupted:
+    except (child.Interrupted, KeyboardInterrupt):
         verdict, text = Verdict.UNKNOWN, f"interrupted after {len(results)} of {len(cases)} cases"
     code = exit_code(verdict)
     if json_file is not None:
