@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,5 +30,6 @@ def main() -> None:
     bare = ("python -c pass", wall([sys.executable, "-c", "pass"]))
     compare("start-up: help", "ms", bare, ("tritoncapi-harness --help", wall([SCRIPT, "--help"])))
     numpy = ("python -c 'import numpy'", wall([sys.executable, "-c", "import numpy"]))
-    memalloc = ("tritoncapi-harness memalloc", wall([SCRIPT, "memalloc"]))
-    compare("start-up: memalloc (native, CPU)", "ms", numpy, memalloc)
+    with tempfile.TemporaryDirectory() as runs:
+        memalloc = ("tritoncapi-harness memalloc", wall([SCRIPT, "memalloc", "--runs", runs]))
+        compare("start-up: memalloc (native, CPU)", "ms", numpy, memalloc)

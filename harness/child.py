@@ -74,10 +74,16 @@ class Ended:
         return event["name"] if event else "starting up"
 
 
-def run(job: Job, folder: Path, tick: Callable[[float], None] | None = None) -> Ended:
+def run(
+    job: Job,
+    folder: Path,
+    tick: Callable[[float], None] | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Ended:
     """Runs the job; ``folder`` must be empty and is filled: journal.jsonl, triton.log, stderr.txt, stacks.txt.
 
     The folder is the child's working directory too, so that no file of the caller's is imported by accident.
+    ``meanwhile`` is called once, as soon as the child starts: the place for work that need not be done before.
     ``tick`` is called a few times a second with the seconds that have passed.
     """
     temporary = folder / "tmp"
@@ -99,6 +105,7 @@ def run(job: Job, folder: Path, tick: Callable[[float], None] | None = None) -> 
                 start_new_session=True,
             )
         try:
+            meanwhile()  # unarmed: an interrupted run is described too
             with ending.armed():
                 hung = not _wait(process, began, job.timeout, ours, folder, tick)
                 if hung:
@@ -111,13 +118,20 @@ def run(job: Job, folder: Path, tick: Callable[[float], None] | None = None) -> 
         how="hung" if hung else "crashed" if crashed else "ended",
         code=code,
         seconds=time.monotonic() - began,
-        events=journal.read(folder / "journal.jsonl"),
         signal=signal.Signals(-code).name if crashed else "",
-        stacks=text(folder / "stacks.txt"),
-        log=_tail(folder / "triton.log"),
-        errors=_tail(folder / "stderr.txt"),
         leftovers=leftovers,
+        **evidence(folder),
     )
+
+
+def evidence(folder: Path) -> dict[str, Any]:
+    """What a run has written into its folder, as fields of Ended."""
+    return {
+        "events": journal.read(folder / "journal.jsonl"),
+        "stacks": text(folder / "stacks.txt"),
+        "log": _tail(folder / "triton.log"),
+        "errors": _tail(folder / "stderr.txt"),
+    }
 
 
 class _Ending:

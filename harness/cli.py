@@ -25,7 +25,7 @@ COMMANDS = {
     "info": Entry("scenarios.info:command", "Which Triton would run, and what this machine offers it."),
     "list": Entry("harness.listing:command", "The scenarios, and what each needs."),
     "memalloc": Entry(
-        "scenarios.memalloc:command",
+        "scenarios.memalloc_command:command",
         "Proves where inputs are taken from and outputs are put.",
         "a Triton; for gpu:N and pinned a GPU; for --backend python its Python backend and 16 MiB of /dev/shm",
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,10 @@ import click
 
 from . import child, runner
 from .errors import LacksError, UsageError
-from .scenario import Run
-from .verdict import Check, ExitCode, Verdict, exit_code
+from .json_file import check_writable, write_json
+from .verdict import ExitCode, Verdict, exit_code
 
 RUNS = "TRITONCAPI_RUNS"
-Summary = Callable[[Run], Iterable[str]]
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,16 +39,14 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def run_and_report(where: str, options: Mapping[str, Any], own: Mapping[str, Any], summary: Summary) -> None:
+def run_and_report(where: str, options: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Runs the scenario, shows and saves the result, and exits with its code."""
-    from . import report  # noqa: PLC0415 - rich takes its time; --help does without
     from .progress import Progress  # noqa: PLC0415
 
     json_file, quiet = own["json_file"], own["quiet"] or str(own["json_file"]) == "-"
-    report.check_writable(json_file)
+    check_writable(json_file)
     name = where.partition(":")[0].rpartition(".")[2]
     folder = runner.new_folder(own["runs"], name)
-    out = report.console(stderr=True)
     timeout = float(options["timeout"])
     try:
         if own["in_process"]:
@@ -57,7 +54,7 @@ def run_and_report(where: str, options: Mapping[str, Any], own: Mapping[str, Any
         elif quiet:
             result = runner.run(where, options, folder, timeout=timeout)
         else:
-            with Progress(folder, out, timeout) as progress:
+            with Progress(folder, timeout) as progress:
                 result = runner.run(where, options, folder, timeout=timeout, tick=progress.tick)
     except (UsageError, LacksError):
         shutil.rmtree(folder, ignore_errors=True)  # nothing was run
@@ -65,37 +62,42 @@ def run_and_report(where: str, options: Mapping[str, Any], own: Mapping[str, Any
     except (child.Interrupted, KeyboardInterrupt):
         with suppress(ValueError):  # another Ctrl-C adds nothing; only the main thread may say so
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+        from . import report  # noqa: PLC0415
+
         line = f"interrupted; what was measured is in {shown(folder)}"
+        if not (folder / runner.RUN).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            line = "interrupted before the run began"
         report.console().print(report.verdict_line(name, Verdict.UNKNOWN, line))
         raise SystemExit(ExitCode.UNKNOWN) from None
-    finish(result, json_file, quiet, summary)
+    finish(result, json_file, quiet)
 
 
-def finish(result: runner.Result, json_file: Path | None, quiet: bool, summary: Summary = lambda _run: ()) -> None:
+def finish(result: runner.Result, json_file: Path | None, quiet: bool) -> None:
     """Shows and saves a judged run and exits with its code."""
-    from . import report  # noqa: PLC0415
-
     if json_file is not None:
-        report.write_json(json_file, result.as_json())
+        write_json(json_file, result.as_json())
     if str(json_file) != "-":
-        out = report.console()
-        if not quiet:
-            for line in summary(result.run):
-                out.print(line, markup=False)
-            report.print_checks(out, result.checks)
-            report.print_stacks(out, result.run.ended, result.verdict)
-        out.print(report.verdict_line(result.name, result.verdict, sentence(result.checks, result.verdict)))
-        if not quiet:
-            out.print(f"kept in {shown(result.folder)}", style="dim", markup=False)
+        show(result, quiet)
     raise SystemExit(exit_code(result.verdict))
 
 
-def sentence(checks: list[Check], verdict: Verdict) -> str:
-    """Why: the first check of the verdict's kind; a pass names how many checks it rests on."""
-    if verdict == Verdict.PASS:
-        return f"{sum(check.verdict == Verdict.PASS for check in checks)} checks passed"
-    first = next((check for check in checks if check.verdict == verdict), None)
-    return " ".join(f"{first.name}: {first.sentence}".split()) if first else "nothing was checked"
+def show(result: runner.Result, quiet: bool) -> None:
+    """Prints the result: the scenario's summary, the checks, what explains them, the verdict and the run's folder."""
+    from . import report  # noqa: PLC0415 - rich takes its time; --help does without
+
+    out = report.console()
+    scenario, run, verdict = result.scenario, result.run, result.verdict
+    if not quiet:
+        for line in scenario.summary(run):
+            out.print(line, markup=False)
+        report.print_checks(out, result.checks)
+        report.print_stacks(out, run.ended, verdict, all_lines=bool(run.options.get("verbose")))
+        for line in scenario.appendix(run, verdict):
+            out.print(line, markup=False)
+    out.print(report.verdict_line(scenario.name, verdict, result.sentence))
+    if not quiet:
+        out.print(f"kept in {shown(result.folder)}", style="dim", markup=False)
 
 
 def shown(folder: Path) -> str:
@@ -111,7 +113,5 @@ def shown(folder: Path) -> str:
 )
 def recheck(run: Path, json_file: Path | None) -> None:
     """Judges a saved run again, with the checks as they are now."""
-    from . import report  # noqa: PLC0415
-
-    report.check_writable(json_file)
+    check_writable(json_file)
     finish(runner.judge(run), json_file, quiet=False)

@@ -14,6 +14,18 @@ from .workers import together
 
 
 @dataclass(frozen=True)
+class InTurn:
+    """``operations`` of one worker, one after the other on the caller's thread."""
+
+    operations: int
+
+    def __call__(self, _context: Context, invoke: Invoke, _settled: Callable[[], None]) -> None:
+        """Runs them."""
+        for number in range(self.operations):
+            invoke(Operation(0, number))
+
+
+@dataclass(frozen=True)
 class Barrier:
     """``workers`` threads leave a barrier together and do ``loops`` operations each, one after the other.
 

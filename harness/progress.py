@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.status import Status
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
 
 from .leaks import amount
 
@@ -28,21 +29,18 @@ _SHOWN = {
 class Progress:
     """Follows a run's journal while it grows. ``tick`` is what ``child.run`` calls."""
 
-    def __init__(self, folder: Path, out: Console, limit: float) -> None:
+    def __init__(self, folder: Path, limit: float) -> None:
         self._journal = _Follower(folder / "journal.jsonl")
         self._samples = _Follower(folder / "samples.jsonl")
         self._figures: dict[str, float] = {}
         self._limit = limit
-        self._out = out
+        self._console: Console | None = None
         self._status: Status | None = None
         self._said = 0.0
         self.phase = "starting up"
         self.done = self.failed = 0
 
     def __enter__(self) -> Progress:
-        if self._out.is_terminal:
-            self._status = self._out.status("starting up")
-            self._status.start()
         return self
 
     def __exit__(
@@ -53,6 +51,7 @@ class Progress:
 
     def tick(self, passed: float) -> None:
         """Shows where the run is after ``passed`` seconds."""
+        out = self._out()
         self._follow()
         rate = f", {self.done / passed:.1f}/s" if self.done and passed > 0 else ""
         failures = f", {self.failed} failed" if self.failed else ""
@@ -62,7 +61,18 @@ class Progress:
             self._status.update(text)
         elif passed - self._said >= _EVERY:
             self._said = passed
-            self._out.print(text, markup=False)
+            out.print(text, markup=False)
+
+    def _out(self) -> Console:
+        """Made with the first tick: rich is imported while the run starts."""
+        if self._console is None:
+            from . import report  # noqa: PLC0415
+
+            self._console = report.console(stderr=True)
+            if self._console.is_terminal:
+                self._status = self._console.status(self.phase)
+                self._status.start()
+        return self._console
 
     def _follow(self) -> None:
         for event in self._journal.new():

@@ -1,21 +1,16 @@
-"""What a person sees of a run: tables, checks, one verdict line; and the same as JSON."""
+"""What a person sees of a run: tables, checks, one verdict line."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from .child import Ended
-from .errors import LacksError, UsageError
 from .verdict import Check, Verdict
 
 _STACK_LINES = 30
@@ -42,12 +37,12 @@ class PipeConsole(Console):
             raise SystemExit(128 + signal.SIGPIPE) from None
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A plain table."""
-    made = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
-    return made
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[Text]:
+    """The lines of a plain table, the first its head; none ends in spaces."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for number, row in enumerate([columns, *rows]):
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        yield Text("  ".join(cells).rstrip(), style="" if number else "bold")
 
 
 def print_checks(out: Console, checks: Sequence[Check]) -> None:
@@ -68,7 +63,7 @@ def print_stacks(out: Console, ended: Ended, verdict: Verdict, *, all_lines: boo
         return
     out.print("\nStacks:", style="bold")
     for line in lines if all_lines else lines[:_STACK_LINES]:
-        out.print(f"  {line}", markup=False)
+        out.print(f"  {line}".rstrip(), markup=False)
     if len(lines) > _STACK_LINES and not all_lines:
         out.print(f"  ... {len(lines) - _STACK_LINES} more lines with -v or in --json FILE", style="dim")
 
@@ -79,27 +74,3 @@ def verdict_line(name: str, verdict: Verdict, sentence: str) -> Text:
     line.append(verdict.value.upper(), style=_STYLE[verdict])
     line.append(f" - {sentence}")
     return line
-
-
-def check_writable(path: Path | None) -> None:
-    """Raises UsageError now rather than after the measurement."""
-    if path is None or str(path) == "-":
-        return
-    try:
-        with path.open("a"):
-            pass
-    except OSError as error:
-        raise UsageError(f"--json {path}: cannot be written: {error.strerror}") from error
-
-
-def write_json(path: Path, result: Mapping[str, Any]) -> None:
-    """Writes the result; ``-`` is standard output."""
-    text = json.dumps(result, indent=2, default=str) + "\n"
-    if str(path) == "-":
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        return
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise LacksError(f"--json {path}: {error.strerror}; the result is lost there") from error

@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ from .errors import LacksError, UsageError
 from .journal import Event, Journal
 from .processes import until
 from .scenario import Context, Fault, Operation, Outcome, Run, Scenario
-from .verdict import Check, Verdict, overall, unknown
+from .verdict import Check, Verdict, exit_code, overall, unknown
 
 _SETTLE = 0.1  # seconds
+_RUNNING = "running"  # the phase in which operations are invoked, unless the scenario says what it does
+_LINES = 400  # of the log, and of standard error, in a result
 RUN, ENDED, SAMPLES = "run.json", "ended.json", "samples.jsonl"
 
 
@@ -54,14 +56,14 @@ def execute(parameters: dict[str, Any], book: Journal, folder: Path) -> bool:
                 sampler.sample_now("settled", cycles=done)
 
         threads = [_start_fault(fault, context, system, over) for fault in scenario.faults]
-        book.phase("running")
+        book.phase(_RUNNING)
         try:
             scenario.load(context, invoke, settled)
         finally:
             over.set()
             for thread in threads:
                 thread.join()
-        return bool(getattr(system, "orderly", True))
+    return bool(getattr(system, "orderly", True))  # only now: it may be its end that was not orderly
 
 
 def _sampler(probes: Sequence[Any], interval: float, folder: Path) -> AbstractContextManager[Any]:
@@ -115,7 +117,7 @@ def _start_fault(fault: Fault, context: Context, system: Any, over: threading.Ev
 class Result:
     """A judged run and where it lies."""
 
-    name: str
+    scenario: Scenario
     run: Run
     checks: list[Check]
     folder: Path
@@ -125,18 +127,39 @@ class Result:
         """The verdict over all checks."""
         return overall(self.checks)
 
+    @property
+    def sentence(self) -> str:
+        """Why: the first check of the verdict's kind; for a pass what was proved, or how many checks it rests on."""
+        if self.verdict == Verdict.PASS:
+            passes = sum(check.verdict == Verdict.PASS for check in self.checks)
+            return self.scenario.proved(self.run) or f"{passes} checks passed"
+        first = next((check for check in self.checks if check.verdict == self.verdict), None)
+        return " ".join(f"{first.name}: {first.sentence}".split()) if first else "nothing was checked"
+
     def as_json(self) -> dict[str, Any]:
-        """The result as plain data; the history itself is in the run's folder."""
-        ended = asdict(self.run.ended)
-        ended.pop("events")
-        return {
-            "scenario": self.name,
+        """The result as plain data; a history that is not brief, and the whole log, are in the run's folder only."""
+        ended = self.run.ended
+        result = {
+            "scenario": self.scenario.name,
             "verdict": self.verdict.value,
+            "exit_code": int(exit_code(self.verdict)),
+            "sentence": self.sentence,
             "checks": [check.as_json() for check in self.checks],
             "options": dict(self.run.options),
-            "process": ended,
+            "process": {
+                "how": ended.how,
+                "code": ended.code,
+                "signal": ended.signal,
+                "seconds": ended.seconds,
+                "phase": ended.phase,
+                "leftovers": ended.leftovers,
+                "stacks": ended.stacks,
+            },
+            "log": ended.log[-_LINES:],
+            "errors": ended.errors[-_LINES:],
             "folder": str(self.folder),
         }
+        return {**result, "journal": ended.events} if self.scenario.brief else result
 
 
 def build(where: str, options: Mapping[str, Any]) -> Scenario:
@@ -161,7 +184,8 @@ def new_folder(runs: Path, name: str) -> Path:
                 continue
             return folder.absolute()
     except OSError as error:
-        raise UsageError(f"--runs {runs}: no run can be kept there: {error.strerror}") from error
+        text = f"--runs {runs}: no run can be kept there: {error.strerror}; give another folder with --runs"
+        raise UsageError(text) from error
     raise UsageError(f"--runs {runs}: too many runs of this second")
 
 
@@ -176,12 +200,18 @@ def run(
 ) -> Result:
     """Runs a scenario, saves how it ended, judges it. Raises UsageError, LacksError, child.Interrupted."""
     scenario = build(where, options)
-    (folder / RUN).write_text(json.dumps(describe(scenario.name, where, options), indent=2, default=str) + "\n")
+
+    def write() -> None:
+        description = describe(scenario.name, where, options)
+        (folder / RUN).write_text(json.dumps(description, indent=2, default=str) + "\n")
+
     parameters = {"scenario": where, "options": dict(options), "shm_prefix": options.get("shm_prefix", "")}
     if in_process:
+        write()
         ended = here(parameters, folder)
     else:
-        ended = child.run(Job("harness.runner:execute", parameters, timeout, scenario.litter), folder, tick)
+        job = Job("harness.runner:execute", parameters, timeout, scenario.litter)
+        ended = child.run(job, folder, tick, write)
     saved = asdict(ended)
     saved.pop("events")
     (folder / ENDED).write_text(json.dumps(saved, indent=2) + "\n")
@@ -195,11 +225,10 @@ def run(
 def here(parameters: dict[str, Any], folder: Path) -> Ended:
     """Runs the roles in this process, for debuggers: a crash is the caller's."""
     began = time.monotonic()
-    book = Journal(folder / "journal.jsonl")
-    execute(parameters, book, folder)
-    book.write("end")
-    book.close()
-    return Ended("ended", 0, time.monotonic() - began, journal.read(folder / "journal.jsonl"))
+    with closing(Journal(folder / "journal.jsonl")) as book:
+        execute(parameters, book, folder)
+        book.write("end")
+    return Ended("ended", 0, time.monotonic() - began, **child.evidence(folder))
 
 
 def describe(name: str, where: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,11 +257,14 @@ def describe(name: str, where: str, options: Mapping[str, Any]) -> dict[str, Any
 def judge(folder: Path) -> Result:
     """Judges a saved run. Raises UsageError for a folder that holds none."""
     described = _load(folder / RUN)
-    scenario = build(described["build"], described["options"])
-    events = journal.read(folder / "journal.jsonl")
-    path = folder / ENDED
-    saved = _load(path) if path.exists() else {"how": "lost", "code": None, "seconds": 0.0}
-    past = Run(described["options"], Ended(events=events, **saved), journal.read(folder / SAMPLES))
+    try:
+        scenario, options = build(described["build"], described["options"]), described["options"]
+    except (AssertionError, AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{folder}: {RUN} names no scenario of this version: {error}") from error
+    saved = child.evidence(folder) | {"how": "lost", "code": None, "seconds": 0.0}
+    if (folder / ENDED).exists():
+        saved |= _load(folder / ENDED)
+    past = Run(options, Ended(**saved), journal.read(folder / SAMPLES))
     checks: list[Check] = []
     for checker in scenario.checkers:
         try:
@@ -243,15 +275,22 @@ def judge(folder: Path) -> Result:
             checks.append(unknown(name, text, traceback=traceback.format_exc()))
     if scenario.planted and overall(checks) == Verdict.PASS:
         checks.append(unknown("planted fault", f"{scenario.planted} was planted, and no check saw anything of it"))
-    return Result(scenario.name, past, checks, folder)
+    return Result(scenario, past, checks, folder)
 
 
 def _load(path: Path) -> dict[str, Any]:
+    folder = path.parent
+    advice = "give the folder that a run's last line names (kept in ...)"
     try:
         loaded = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path.parent} holds no run: {path.name}: {error}") from error
-    assert isinstance(loaded, dict)
+    except OSError as error:
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: there is no such folder; {advice}") from error
+        raise UsageError(f"{folder} holds no run: {path.name}: {error.strerror}; {advice}") from error
+    except ValueError as error:
+        raise UsageError(f"{folder} holds no run that can be read: {path.name}: {error}") from error
+    if not isinstance(loaded, dict):
+        raise UsageError(f"{folder} holds no run that can be read: {path.name} is no JSON object")
     return loaded
 
 
@@ -261,7 +300,8 @@ def process_check(run: Run) -> list[Check]:
 
     ended = run.ended
     details: dict[str, Any] = {"stacks": ended.stacks, "log": ended.log[-10:], "errors": ended.errors[-10:]}
-    where = ended.phase + _outstanding(ended.events)
+    # A scenario that says itself what it does says it better.
+    where = ended.phase + (_outstanding(ended.events) if ended.phase == _RUNNING else "")
     broken = journal.last(ended.events, "broken")
     if ended.how == "lost":
         return [unknown("process", f"the run was cut off while {where}: its end was not seen", **details)]

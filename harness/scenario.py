@@ -6,15 +6,18 @@ child wrote down. So building one must cost nothing: roles import what they need
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 from .child import Ended
 from .journal import Event, Journal
-from .verdict import Check
+from .verdict import Check, Verdict
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ Fault = Callable[[Context, Any, Callable[[], bool]], None]
 """A timed action on its own thread; the last argument tells whether the load is over."""
 Probes = Callable[[Context, Any], Sequence[Any]]
 Checker = Callable[[Run], Sequence[Check]]
+Line = Union[str, "Text"]
+"""A line for people."""
 
 
 @contextmanager
@@ -88,9 +93,24 @@ def no_probes(_context: Context, _system: Any) -> Sequence[Any]:
     return ()
 
 
+def no_lines(_run: Run) -> Iterable[Line]:
+    """Nothing to show."""
+    return ()
+
+
+def no_more_lines(_run: Run, _verdict: Verdict) -> Iterable[Line]:
+    """Nothing more to show."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Scenario:
-    """What is run, and how it is judged. ``probes`` makes the probes, in the child, once the system is there."""
+    """What is run, how it is judged, and what is shown of it. ``probes`` makes the probes, in the child,
+    once the system is there.
+
+    ``summary`` is shown before the checks, ``appendix`` after them. ``proved`` is the sentence of a pass; an empty one
+    stands for the number of checks. ``brief``: the history is short enough to be a part of the result.
+    """
 
     name: str
     system: System = no_system
@@ -104,3 +124,7 @@ class Scenario:
     """A fault that is built into the system: when every check passes, nothing has seen it, and that is no pass."""
     litter: Mapping[str, str] = field(default_factory=dict)
     """What the system makes outside the run's folder: glob pattern -> file name of the library that makes it."""
+    summary: Callable[[Run], Iterable[Line]] = no_lines
+    appendix: Callable[[Run, Verdict], Iterable[Line]] = no_more_lines
+    proved: Callable[[Run], str] = lambda _run: ""
+    brief: bool = False

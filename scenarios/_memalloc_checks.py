@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,8 @@ from harness.runner import process_check
 from harness.scenario import Run
 from harness.verdict import Check, Verdict, failed, passed, skipped, unknown
 
+from .memalloc import ROUNDS
+
 # Lines of Triton's log, or of a stub's output, that say that data did not get where it should.
 _COPY_ERROR = re.compile(
     r"fail(ed|ure)?\b.{0,40}\bcop(y|ied|ying)|cop(y|ying)\b.{0,60}\b(fail|error)|cudaMemcpy"
@@ -20,23 +23,24 @@ _COPY_ERROR = re.compile(
 )
 
 
-def judge(ended: Ended, options: dict[str, Any]) -> list[Check]:
+def judge(run: Run) -> list[Check]:
     """All checks of a run; those that its early end made impossible are left out."""
-    events = ended.events
+    ended, options, events = run.ended, run.options, run.ended.events
     checks = _failures(ended)
     server, model = last(events, "server"), last(events, "model")
     if server is not None:
         checks.append(_server(server))
     if model is not None:
         checks.append(_model(model))
-    rounds = all_of(events, "round")
+    rounds = rounds_of(run)
     if rounds:
         checks += [_answers(rounds), _values(rounds, options), _places(rounds, events, options)]
         checks += [_computed(rounds, events, options), _policy(rounds, options, ended)]
-    elif model is not None and not any(check.verdict == "fail" for check in checks):
-        checks.append(unknown("answer", "no request was answered, so nothing is known"))
+    if model is not None and not any(check.verdict == Verdict.FAIL for check in checks):
+        checks += _unanswered(run, rounds)
     # A request that never came back explains a hang; a crash explains everything else.
-    checks = [*checks, *_end(ended)] if any(each["late"] for each in rounds) else [*_end(ended), *checks]
+    end = _end(run)
+    checks = [*checks, *end] if any(each["late"] for each in rounds) else [*end, *checks]
     checks += _ledger(events)
     checks += _left(events, ended)
     if server is not None:
@@ -46,9 +50,25 @@ def judge(ended: Ended, options: dict[str, Any]) -> list[Check]:
     return checks
 
 
-def _end(ended: Ended) -> list[Check]:
+def rounds_of(run: Run) -> list[Event]:
+    """What came back of each request that was made, and its ``number``."""
+    return [{"number": op["number"], **op["value"]} for op in run.operations if "tensors" in op["value"]]
+
+
+def _unanswered(run: Run, rounds: list[Event]) -> list[Check]:
+    """Rounds of which nothing is known, where no failure says why."""
+    if len(rounds) >= ROUNDS:
+        return []
+    if broken := [op for op in run.operations if op["kind"] == "unknown"]:
+        return [unknown("answer", f"round {broken[0]['number'] + 1}: {broken[0]['text']}", **broken[0]["value"])]
+    if not rounds:
+        return [unknown("answer", "no request was answered, so nothing is known")]
+    return [unknown("answer", f"{len(rounds)} of {ROUNDS} requests were answered")]
+
+
+def _end(run: Run) -> list[Check]:
     """How the child ended, where that is a finding; what it left behind has a check of its own."""
-    checks = process_check(Run({}, replace(ended, leftovers=[])))
+    checks = process_check(replace(run, ended=replace(run.ended, leftovers=[])))
     return [check for check in checks if check.verdict != Verdict.PASS]
 
 
@@ -106,7 +126,7 @@ def _answers(rounds: list[Event]) -> Check:
     return passed("answer", f"{len(rounds)} requests, one final response each, slowest {slowest * 1000:.2f} ms")
 
 
-def _values(rounds: list[Event], options: dict[str, Any]) -> Check:
+def _values(rounds: list[Event], options: Mapping[str, Any]) -> Check:
     problems, compared = [], 0
     for each in rounds:
         for tensor in each["tensors"]:
@@ -121,7 +141,7 @@ def _values(rounds: list[Event], options: dict[str, Any]) -> Check:
     return passed("values", f"{compared} values are the sums and differences of the inputs")
 
 
-def _value_problem(tensor: Event, options: dict[str, Any]) -> str:
+def _value_problem(tensor: Event, options: Mapping[str, Any]) -> str:
     if tensor.get("unwritten"):
         return f"the buffer on {tensor['reported']} was never written: it still holds the allocator's fill"
     if "unreadable" in tensor:
@@ -146,7 +166,7 @@ def _value_problem(tensor: Event, options: dict[str, Any]) -> str:
     )
 
 
-def _places(rounds: list[Event], events: list[Event], options: dict[str, Any]) -> Check:
+def _places(rounds: list[Event], events: list[Event], options: Mapping[str, Any]) -> Check:
     given = {(a["tensor"], a["address"]): a for a in all_of(events, "allocation")}
     problems, compared = [], 0
     for each in rounds:
@@ -172,7 +192,7 @@ def _places(rounds: list[Event], events: list[Event], options: dict[str, Any]) -
     return passed("placement", f"{compared} outputs lie, and are reported, where the allocator put them ({asked})")
 
 
-def _computed(rounds: list[Event], events: list[Event], options: dict[str, Any]) -> Check:
+def _computed(rounds: list[Event], events: list[Event], options: Mapping[str, Any]) -> Check:
     """For models that say where they computed, as the test backend does."""
     said = {str(each["parameters"]["computed_on"]) for each in rounds if "computed_on" in each["parameters"]}
     if not said:
@@ -192,7 +212,7 @@ def _computed(rounds: list[Event], events: list[Event], options: dict[str, Any])
     return passed("model device", f"the model computed on {', '.join(sorted(said))} and asked for output memory there")
 
 
-def _policy(rounds: list[Event], options: dict[str, Any], ended: Ended) -> Check:
+def _policy(rounds: list[Event], options: Mapping[str, Any], ended: Ended) -> Check:
     policy = options["host_policy"]
     tensors = [tensor for each in rounds for tensor in each["tensors"] if "all_zero" in tensor]
     if not tensors:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import numpy.typing as npt
 import model_repos
 from harness.errors import UsageError
 from harness.journal import Journal
+from harness.scenario import Context, Operation, Outcome
 from tritoncapi import (
     CPU,
     Buffer,
@@ -28,12 +31,11 @@ from tritoncapi.errors import Error, TritonError
 from tritoncapi.tensor import datatype_of, encode
 
 from . import _triton
+from ._memalloc_tensors import POISON, as_type, note_output, numbers, operands
+from .memalloc import ROUNDS
 
 FAKE_POLICY = "fake_host_policy"
-POISON = 0xA5
-ROUNDS = 2
 INPUTS, OUTPUTS = ("INPUT0", "INPUT1"), ("OUTPUT0", "OUTPUT1")
-_SHOWN = 16  # elements of a tensor that the journal keeps
 _DATATYPES = {"int32": DataType.INT32, "fp32": DataType.FP32, "bytes": DataType.BYTES}
 
 
@@ -55,7 +57,7 @@ class Plan:
     patience: float  # seconds for one answer
 
     @classmethod
-    def read(cls, options: dict[str, Any]) -> Plan:
+    def read(cls, options: Mapping[str, Any]) -> Plan:
         """From the parent's parameters, which it has validated."""
         asked = options["output"]
         given = Place.parse(options["input"])
@@ -81,8 +83,30 @@ class Plan:
         return self.repository is None
 
 
-def run(options: dict[str, Any], journal: Journal, folder: Path) -> bool:
-    """Entry point of the child. False when a server is left that cannot be stopped: the process must end at once."""
+@dataclass
+class Bench:
+    """The system: a server with its model. ``over`` says why no more rounds are made."""
+
+    plan: Plan
+    journal: Journal
+    server: Server | None = None
+    allocator: ResponseAllocator | None = None
+    datatype: DataType = DataType.INVALID
+    shape: tuple[int, ...] = ()
+    over: str = ""
+    orderly: bool = True
+    stuck: bool = False  # a request is stuck in Triton: no stop would ever end
+
+    def refused(self, what: str, error: TritonError) -> None:
+        """Writes down what Triton refused."""
+        self.journal.write("failed", what=what, text=str(error))
+        self.over = f"{what} failed before"
+
+
+@contextmanager
+def system(context: Context) -> Iterator[Bench]:
+    """Starts the server and loads the model; stops it and counts what is left when the rounds are over."""
+    options, journal, folder = context.options, context.journal, context.folder
     plan = Plan.read(options)
     library = _triton.open_library(options["triton"], journal)
     journal.phase("looking at the machine")
@@ -108,19 +132,33 @@ def run(options: dict[str, Any], journal: Journal, folder: Path) -> bool:
         log_verbose=1 if plan.verbose else 0,
         **server_settings,
     )
+    bench = Bench(plan, journal)
     try:
-        server = Server(settings)
+        bench.server = Server(settings)
     except TritonError as error:
-        journal.write("failed", what="server", text=str(error))
-        return True
-    stuck = False
+        bench.refused("server", error)
+        yield bench
+        return
     try:
-        stuck = drive(server, plan, journal)
+        if load_model(bench, bench.server):
+            yield from allocating(bench)
+        else:
+            yield bench
     finally:
-        stopped = not stuck and stop(server, plan, journal)
+        bench.orderly = not bench.stuck and stop(bench.server, plan, journal)
     opened, strays = calls_left(library)
     journal.write("calls", open=opened, strays=strays)
-    return stopped
+
+
+def allocating(bench: Bench) -> Iterator[Bench]:
+    """Gives the bench its allocator, and writes down in the end what became of its buffers."""
+    rule = "preferred" if bench.plan.asked is None else bench.plan.asked
+    with ResponseAllocator(rule, poison=POISON) as bench.allocator:  # type: ignore[arg-type]
+        yield bench
+        bench.journal.phase("counting what is left")
+        ledger(bench.allocator, bench.plan, bench.journal)
+        if bench.allocator.counts.live:
+            bench.allocator.release()  # Triton still has buffers of it: deleting it would crash later
 
 
 def prepare_model(plan: Plan, folder: Path) -> tuple[Path, Plan]:
@@ -143,18 +181,16 @@ def prepare_model(plan: Plan, folder: Path) -> tuple[Path, Plan]:
     return repository, replace(plan, model=name)
 
 
-def drive(server: Server, plan: Plan, journal: Journal) -> bool:
-    """Loads the model, looks at it, infers. True when a request is stuck in Triton: no stop would ever end then."""
+def load_model(bench: Bench, server: Server) -> bool:
+    """Loads the model and looks at it; False when Triton refuses it."""
+    plan, journal = bench.plan, bench.journal
     metadata = server.metadata
     journal.write("server", live=server.live, ready=server.ready, name=metadata["name"], version=metadata["version"])
     journal.phase(f"loading the model {plan.model}")
     try:
         server.load(plan.model)
     except TritonError as error:
-        _, known, reason = error.message.rpartition("Invalid argument: ")
-        if plan.fault and known:  # as the test backend answers a fault it does not know
-            raise UsageError(f"--fault {plan.fault}: {reason.strip()}") from None
-        journal.write("failed", what="load", model=plan.model, text=str(error))
+        bench.refused("load", error)
         return False
     model = server.model_metadata(plan.model)
     config = server.model_config(plan.model)
@@ -167,19 +203,8 @@ def drive(server: Server, plan: Plan, journal: Journal) -> bool:
         backend=config.get("backend", ""),
         groups=config.get("instance_group", []),
     )
-    datatype, shape = check_model(plan, model, config)
-    rule = "preferred" if plan.asked is None else plan.asked
-    with ResponseAllocator(rule, poison=POISON) as allocator:  # type: ignore[arg-type]
-        for number in range(ROUNDS):
-            journal.phase(f"inferring ({number + 1} of {ROUNDS})")
-            done, stuck = infer(server, plan, journal, allocator, number, datatype, shape)
-            if not done:
-                break
-        journal.phase("counting what is left")
-        ledger(allocator, plan, journal)
-        if allocator.counts.live:
-            allocator.release()  # Triton still has buffers of it: deleting it would crash later
-        return stuck
+    bench.datatype, bench.shape = check_model(plan, model, config)
+    return True
 
 
 def check_model(plan: Plan, model: dict[str, Any], config: dict[str, Any]) -> tuple[DataType, tuple[int, ...]]:
@@ -221,48 +246,22 @@ def instance_policies(config: dict[str, Any]) -> set[str]:
     return found
 
 
-def operands(number: int, datatype: DataType, shape: tuple[int, ...]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Two inputs that differ from round to round, so that an old answer cannot pass for a new one."""
-    count = int(np.prod(shape))
-    first = (np.arange(count) + 3 + 100 * number).reshape(shape)
-    second = np.full(shape, 1 + number)
-    return as_type(first, datatype), as_type(second, datatype)
+def workload(bench: Bench, operation: Operation) -> Outcome:
+    """One round: a request with inputs of its own. After one that was not answered no other is made."""
+    if bench.over:
+        return Outcome("unknown", {}, bench.over)
+    bench.journal.phase(f"inferring ({operation.number + 1} of {ROUNDS})")
+    try:
+        return infer(bench, operation.number)
+    except TritonError as error:
+        bench.refused("infer", error)
+        return Outcome("fail", {}, str(error))
 
 
-def as_type(values: npt.NDArray[Any], datatype: DataType) -> npt.NDArray[Any]:
-    """Integers as the model's datatype; BYTES are decimal text."""
-    if datatype == DataType.BYTES:
-        text = np.empty(values.shape, dtype=object)
-        for index, value in np.ndenumerate(values):
-            text[index] = str(int(value)).encode()
-        return text
-    return values.astype(np.float32 if datatype == DataType.FP32 else np.int32)
-
-
-def numbers(values: npt.NDArray[Any]) -> list[Any]:
-    """A tensor's elements as numbers; what is no number stays text."""
-    found: list[Any] = []
-    for value in values.flat:
-        if isinstance(value, bytes):
-            try:
-                found.append(int(value))
-            except ValueError:
-                found.append(value.decode(errors="replace"))
-        else:
-            found.append(value.item())
-    return found
-
-
-def infer(
-    server: Server,
-    plan: Plan,
-    journal: Journal,
-    allocator: ResponseAllocator,
-    number: int,
-    datatype: DataType,
-    shape: tuple[int, ...],
-) -> tuple[bool, bool]:
-    """One round: whether it was answered in time, and whether the request is stuck in Triton."""
+def infer(bench: Bench, number: int) -> Outcome:
+    """Makes the request, and says what came back in time."""
+    plan, datatype, shape = bench.plan, bench.datatype, bench.shape
+    assert bench.server is not None
     a, b = operands(number, datatype, shape)
     real = {"INPUT0": a, "INPUT1": b}
     zero = as_type(np.zeros(shape, dtype=np.int64), datatype)
@@ -270,7 +269,7 @@ def infer(
     expected = {"OUTPUT0": whole[0] + whole[1], "OUTPUT1": whole[0] - whole[1]}
     buffers: list[Buffer] = []
     execution: Execution | None = None
-    request = InferenceRequest(server, plan.model)
+    request = InferenceRequest(bench.server, plan.model)
     try:
         for name in INPUTS:
             request.add_input(name, datatype_of(real[name]), shape)
@@ -281,15 +280,13 @@ def infer(
             request.append(name, data if plan.policy else zeros, host_policy=plan.policy or FAKE_POLICY)
         for name in OUTPUTS:
             request.add_output(name)
-        execution = request.start(allocator)
+        execution = request.start(bench.allocator)
         timely = execution.wait(plan.patience)
         if not timely:
-            journal.ask_for_stacks()
-        note_round(journal, execution, number, expected, "" if timely else execution.explain(plan.patience))
-        return timely, not timely and not execution.released
-    except TritonError as error:
-        journal.write("failed", what="infer", round=number, text=str(error))
-        return False, False
+            bench.over = f"round {number + 1} did not come back"
+            bench.stuck = not execution.released
+            bench.journal.ask_for_stacks()
+        return came_back(execution, expected, "" if timely else execution.explain(plan.patience))
     finally:
         request.close()
         if execution is None or execution.done:  # else Triton may still read them
@@ -297,10 +294,8 @@ def infer(
                 buffer.close()
 
 
-def note_round(
-    journal: Journal, execution: Execution, number: int, expected: dict[str, npt.NDArray[Any]], late: str
-) -> None:
-    """Writes down what came back: the responses, and each output's way and values."""
+def came_back(execution: Execution, expected: dict[str, npt.NDArray[Any]], late: str) -> Outcome:
+    """The responses, and each output's way and values."""
     errors, tensors, parameters, count = [], [], {}, 0
     while (response := execution.poll()) is not None:
         count += 1
@@ -312,51 +307,20 @@ def note_round(
             parameters = {key: value for key, value in response.parameters.items() if not isinstance(value, bytes)}
             tensors += [note_output(output, expected.get(output.name)) for output in response]
     progress = execution.progress
-    journal.write(
-        "round",
-        number=number,
-        late=late,
-        responses=count,
-        finals=progress.finals,
-        releases=progress.releases,
-        errors=errors,
-        tensors=tensors,
-        expected=list(expected),
-        parameters=parameters,
-        seconds=((progress.final_ns or progress.start_ns) - progress.start_ns) / 1e9,
-    )
-
-
-def note_output(output: Any, expected: npt.NDArray[Any] | None) -> dict[str, Any]:
-    """One output tensor as plain data."""
-    note: dict[str, Any] = {
-        "name": output.name,
-        "datatype": output.datatype.name,
-        "shape": list(output.shape),
-        "nbytes": output.nbytes,
-        "reported": str(output.place),
-        "address": output.address,
+    value = {
+        "late": late,
+        "responses": count,
+        "finals": progress.finals,
+        "releases": progress.releases,
+        "errors": errors,
+        "tensors": tensors,
+        "expected": list(expected),
+        "parameters": parameters,
+        "seconds": ((progress.final_ns or progress.start_ns) - progress.start_ns) / 1e9,
     }
-    try:
-        raw = output.buffer.tobytes() if output.nbytes else b""
-        note["unwritten"] = bool(raw) and set(raw) == {POISON}
-        note["zeros"] = bool(raw) and not any(raw)
-        got = numbers(output.numpy())
-    except (Error, ValueError) as error:
-        note["unreadable"] = str(error)
-        return note
-    if expected is not None:
-        want = numbers(expected)
-        wrong = [i for i, (x, y) in enumerate(zip(want, got, strict=False)) if x != y]
-        note |= {
-            "wrong": len(wrong) + abs(len(want) - len(got)),
-            "count": len(want),
-            "expected_shape": list(expected.shape),
-            "first_wrong": {"index": wrong[0], "expected": want[wrong[0]], "got": got[wrong[0]]} if wrong else None,
-            "all_zero": all(value == 0 for value in got),
-        }
-    note["values"] = got[:_SHOWN]
-    return note
+    right = [tensor["name"] for tensor in tensors if tensor.get("wrong") == 0]
+    good = not late and not errors and sorted(right) == sorted(expected)
+    return Outcome("ok" if good else "fail", value, late or "; ".join(errors))
 
 
 def ledger(allocator: ResponseAllocator, plan: Plan, journal: Journal) -> None:
@@ -394,5 +358,3 @@ def stop(server: Server, plan: Plan, journal: Journal) -> bool:
 def calls_left(library: Library) -> tuple[int, int]:
     """Executions that are still open, and responses that came for nobody."""
     return library.native.open_calls()
-
-

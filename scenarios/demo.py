@@ -3,44 +3,48 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import click
 
-from harness import child
+from harness import child, runner
 from harness.errors import LacksError
+from harness.json_file import check_writable, write_json
 from harness.options import json_option, timeout_option, triton_option
-from harness.verdict import ExitCode, Verdict, exit_code
+from harness.verdict import Check, Verdict, exit_code
 
 from . import info, memalloc
 
 Case = dict[str, Any]
+COLUMNS = {"backend": 7, "datatype": 8, "model on": 8, "input": 6, "output": 9, "policy": 6, "verdict": 7, "time": 7}
 
 
 def cpu_cases() -> list[Case]:
     """Every datatype with and without a host policy on the native backend, and every datatype on the Python one."""
-    native = [
-        {"backend": "native", "datatype": datatype, "host_policy": policy}
-        for policy, datatype in itertools.product((None, "numa0"), ("int32", "fp32", "bytes"))
+    return [
+        make_case(backend, datatype=datatype, host_policy=policy)
+        for backend, policy in (("native", None), ("native", "numa0"), ("python", None))
+        for datatype in ("int32", "fp32", "bytes")
     ]
-    return [*native, *({"backend": "python", "datatype": datatype} for datatype in ("int32", "fp32", "bytes"))]
 
 
 def gpu_cases(devices: int) -> list[Case]:
     """For one GPU every way in and out with the model on either side; for more, the ways across devices too."""
     places = ["cpu", "pinned", "gpu:0"]
     cases = [
-        {"backend": backend, "input": given, "output": asked, "model_device": device}
+        make_case(backend, input=given, output=asked, model_device=device)
         for backend, device, given, asked in itertools.product(
             ("native", "python"), ("cpu", "gpu:0"), places, [*places, "preferred"]
         )
     ]
     if devices > 1:
         cases += [
-            {"backend": backend, "input": given, "output": asked, "model_device": device}
+            make_case(backend, input=given, output=asked, model_device=device)
             for backend, (given, asked), device in itertools.product(
                 ("native", "python"), (("gpu:1", "gpu:0"), ("gpu:0", "gpu:1")), ("gpu:0", "gpu:1")
             )
@@ -48,21 +52,27 @@ def gpu_cases(devices: int) -> list[Case]:
     return cases
 
 
+def make_case(backend: str, **changes: str | None) -> Case:
+    """memalloc's options for a case: the same keys for every one."""
+    usual = {"datatype": "int32", "input": "cpu", "output": "cpu", "model_device": "cpu", "host_policy": None}
+    return {"backend": backend, **usual, **changes}
+
+
 def known_defect(case: Case) -> str:
     """Why memalloc is expected to fail here, or nothing: a defect of Triton's that it has to catch."""
-    if python_on_gpu(case) and case.get("output") == "pinned":
+    if python_on_gpu(case) and case["output"] == "pinned":
         return "known defect: the Python backend's GPU output does not arrive in pinned memory"
     return ""
 
 
 def python_on_gpu(case: Case) -> bool:
     """True for a Python model with a GPU instance."""
-    return case["backend"] == "python" and str(case.get("model_device", "")).startswith("gpu")
+    return case["backend"] == "python" and str(case["model_device"]).startswith("gpu")
 
 
-def stuck_stub(case: Case, result: memalloc.Result) -> str:
+def stuck_stub(case: Case, checks: list[Check]) -> str:
     """Why this failure is no surprise, or nothing: a defect of Triton's that shows only now and then."""
-    bad = [check for check in result.checks if check.verdict == Verdict.FAIL]
+    bad = [check for check in checks if check.verdict == Verdict.FAIL]
     if python_on_gpu(case) and [check.name for check in bad] == ["left over"] and "UNLOADING" in bad[0].sentence:
         return "known defect, now and then: the stub of a Python model with GPU tensors does not end"
     return ""
@@ -73,11 +83,13 @@ def run_case(case: Case, options: dict[str, Any]) -> dict[str, Any]:
     began = time.monotonic()
     defect = known_defect(case)
     row: dict[str, Any] = {"case": case, "expected": "fail" if defect else "pass", "defect": defect}
+    full = memalloc.complete({**options, **case})
     try:
-        result = memalloc.run({**options, **case})
+        with tempfile.TemporaryDirectory(prefix="tritoncapi-demo-") as folder:
+            result = runner.run("scenarios.memalloc:build", full, Path(folder), timeout=full["timeout"])
     except LacksError as error:
         return {**row, "verdict": "skipped", "sentence": str(error), "seconds": time.monotonic() - began}
-    stuck = "" if defect else stuck_stub(case, result)
+    stuck = "" if defect else stuck_stub(case, result.checks)
     if stuck:
         row |= {"expected": "fail", "defect": stuck}
     row |= {"verdict": result.verdict.value, "sentence": result.sentence, "seconds": time.monotonic() - began}
@@ -87,21 +99,26 @@ def run_case(case: Case, options: dict[str, Any]) -> dict[str, Any]:
 def cells(row: dict[str, Any]) -> list[str]:
     """A row for people."""
     case = row["case"]
-    full = memalloc.complete(case)
     note = shorten(row["sentence"], 140, placeholder=" …") if row["verdict"] != "pass" else ""
     if note and row["verdict"] == row["expected"]:
         note = row["defect"]
     return [
-        full["backend"],
-        full["datatype"],
-        full["model_device"] or "",
-        full["input"],
-        full["output"],
-        full["host_policy"] or "-",
+        case["backend"],
+        case["datatype"],
+        case["model_device"],
+        case["input"],
+        case["output"],
+        case["host_policy"] or "-",
         row["verdict"].upper() if row["verdict"] != row["expected"] else row["verdict"],
         f"{row['seconds']:.2f} s",
         note,
     ]
+
+
+def line(cells: Iterable[str]) -> str:
+    """The cells under their columns; the last, a note, has none."""
+    widths = [*COLUMNS.values(), 0]
+    return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def total(rows: list[dict[str, Any]]) -> Verdict:
@@ -113,6 +130,18 @@ def total(rows: list[dict[str, Any]]) -> Verdict:
     if not surprises:
         return Verdict.PASS
     return Verdict.UNKNOWN if surprises == {"unknown"} else Verdict.FAIL
+
+
+def sentence(rows: list[dict[str, Any]]) -> str:
+    """How many cases ran, and what became of the others."""
+    skips = sum(row["verdict"] == "skipped" for row in rows)
+    defects = sum(row["expected"] == "fail" == row["verdict"] for row in rows)
+    text = f"{len(rows) - skips} of {len(rows)} cases ran"
+    if skips:
+        text += f", {skips} skipped: this machine lacks what they need"
+    if defects:
+        text += f", {defects} caught a known defect of Triton"
+    return text
 
 
 @click.command()
@@ -127,7 +156,7 @@ def command(timeout: float, triton: str | None, json_file: Path | None, gpu: boo
     """
     from harness import report  # noqa: PLC0415
 
-    report.check_writable(json_file)
+    check_writable(json_file)
     out = report.console()
     quiet = str(json_file) == "-"
     facts = info.collect(triton)
@@ -138,33 +167,24 @@ def command(timeout: float, triton: str | None, json_file: Path | None, gpu: boo
     if gpu and not devices:
         raise LacksError(f"--gpu needs a CUDA device: {facts['gpus']['reason']}")
     cases = cpu_cases() + (gpu_cases(devices) if devices and gpu is not False else [])
-    columns = ["backend", "datatype", "model on", "input", "output", "policy", "verdict", "time", ""]
-    widths = [7, 8, 8, 6, 9, 6, 7, 7, 0]
-    results = []
+    results: list[dict[str, Any]] = []
     if not quiet:
-        out.print("  ".join(f"{name:<{width}}" for name, width in zip(columns, widths, strict=True)), style="bold")
+        out.print(line([*COLUMNS, ""]), style="bold")
     try:
         for case in cases:
             row = run_case(case, {"timeout": timeout, "triton": triton})
             results.append(row)
             if not quiet:
-                line = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells(row), widths, strict=True))
-                out.print(line.rstrip(), markup=False, style=None if row["verdict"] == row["expected"] else "bold red")
-    except child.Interrupted:
-        out.print(f"demo: UNKNOWN - interrupted after {len(results)} of {len(cases)} cases")
-        raise SystemExit(ExitCode.UNKNOWN) from None
-    finally:
-        if json_file is not None:
-            report.write_json(json_file, {"info": facts, "rows": results, "verdict": total(results).value})
-    verdict = total(results)
-    skips = sum(row["verdict"] == "skipped" for row in results)
-    defects = sum(row["expected"] == "fail" == row["verdict"] for row in results)
-    text = f"{len(results) - skips} of {len(results)} cases ran"
-    if skips:
-        text += f", {skips} skipped: this machine lacks what they need"
-    if defects:
-        text += f", {defects} caught a known defect of Triton"
+                style = None if row["verdict"] == row["expected"] else "bold red"
+                out.print(line(cells(row)), markup=False, style=style)
+        verdict, text = total(results), sentence(results)
+    except (child.Interrupted, KeyboardInterrupt):
+        verdict, text = Verdict.UNKNOWN, f"interrupted after {len(results)} of {len(cases)} cases"
+    code = exit_code(verdict)
+    if json_file is not None:
+        result = {"info": facts, "rows": results, "verdict": verdict.value, "exit_code": int(code), "sentence": text}
+        write_json(json_file, result)
     if not quiet:
         out.print()
         out.print(report.verdict_line("demo", verdict, text))
-    raise SystemExit(exit_code(verdict))
+    raise SystemExit(code)

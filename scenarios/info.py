@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from harness.json_file import check_writable, write_json
 from harness.options import json_option, triton_option
 from harness.verdict import ExitCode
 
@@ -188,12 +189,10 @@ def warnings(info: dict[str, Any]) -> list[str]:
 @json_option
 def command(triton: str | None, json_file: Path | None) -> None:
     """Shows which Triton would run and why that one, and what this machine offers it."""
-    from harness import report  # noqa: PLC0415
-
-    report.check_writable(json_file)
+    check_writable(json_file)
     info = collect(triton)
     if json_file is not None:
-        report.write_json(json_file, info)
+        write_json(json_file, {**info, "exit_code": int(ExitCode.PASS)})
     if str(json_file) != "-":
         show(info)
     raise SystemExit(ExitCode.PASS)
@@ -205,6 +204,6 @@ def show(info: dict[str, Any]) -> None:
 
     out = report.console()
     for label, text in rows(info):
-        out.print(f"{label:<12} {text}", markup=False)
+        out.print(f"{label:<12} {text}".rstrip(), markup=False)
     for warning in warnings(info):
         out.print(f"WARNING: {warning}", style="bold red", markup=False)

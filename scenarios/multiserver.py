@@ -51,6 +51,7 @@ def build(options: Mapping[str, Any]) -> Scenario:
         probe_interval=0.1,
         planted=options["fault"] or "",
         litter=LITTER,
+        summary=summary,
     )
 
 
@@ -129,7 +130,7 @@ def seconds(text: str) -> float:
 def command(**options: Any) -> None:
     """Runs many servers in one process, truly at once, and looks for races, leaks and mixing."""
     own = {name: options.pop(name) for name in ("json_file", "runs", "quiet", "in_process")}
-    run_and_report("scenarios.multiserver:build", complete(options), own, summary)
+    run_and_report("scenarios.multiserver:build", complete(options), own)
 
 
 def complete(options: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 from ._bindings import API_MAJOR, PREFIX, Functions
+from ._elf import check_whole
 from ._locate import Triton, find
 from ._native import Native
 from .errors import LibraryError, NotATritonError
@@ -58,6 +59,7 @@ def load(path: str | os.PathLike[str] | None = None) -> Library:
 
 def _open(path: Path) -> ctypes.CDLL:
     """Opens the library for all to see: a backend that is not linked to it finds its symbols only so."""
+    check_whole(path)
     tried: set[str] = set()
     while True:
         try:

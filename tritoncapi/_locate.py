@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import shutil
-import struct
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ._elf import check_elf
 from .errors import LibraryError, NotATritonError, NoTritonError
 
 ENVIRONMENT = "TRITONCAPI_TRITON"
@@ -21,7 +20,6 @@ CONTAINER_ROOT = Path("/opt/tritonserver")
 LIBRARY = "libtritonserver.so"
 STUB = "triton_python_backend_stub"
 _TEMPORARY = Path("/tmp")
-_MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64"}
 
 
 @dataclass(frozen=True)
@@ -87,24 +85,6 @@ def _at(path: Path, source: str, why: str) -> Triton:
             root = path.parent if path.name in ("lib", "lib64") else path
             return Triton(candidate.absolute(), root.absolute(), source, why)
     raise NotATritonError(f"{path} ({why}) holds no Triton: there is no lib/{LIBRARY} in it")
-
-
-def check_elf(path: Path) -> None:
-    """Raises NotATritonError for a file that is no shared library of this machine's architecture."""
-    try:
-        with path.open("rb") as file:
-            header = file.read(20)
-    except OSError as error:
-        raise NotATritonError(f"{path} cannot be read: {error.strerror}") from error
-    if len(header) < 20 or header[:4] != b"\x7fELF":
-        raise NotATritonError(f"{path} is no shared library (not an ELF file)")
-    order = "<" if header[5] == 1 else ">"
-    kind, machine = struct.unpack_from(order + "HH", header, 16)
-    name = _MACHINES.get(machine, f"machine {machine}")
-    if kind != 3:
-        raise NotATritonError(f"{path} is no shared library (ELF type {kind})")
-    if name != platform.machine():
-        raise NotATritonError(f"{path} is built for {name}, this machine is {platform.machine()}")
 
 
 def _sites() -> Iterator[Path]:

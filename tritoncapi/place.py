@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from dataclasses import dataclass
 
@@ -43,8 +44,14 @@ class Place:
 
 
 def gpu(device: int) -> Place:
-    """Memory of GPU ``device`` (CUDA ordinal)."""
-    return Place(MemoryType.GPU, device)
+    """Memory of GPU ``device`` (CUDA ordinal). Raises ValueError for a negative one, TypeError for what is no int."""
+    try:
+        ordinal = operator.index(device)
+    except TypeError:
+        raise TypeError(f"a GPU is named by an int, not {type(device).__name__}: {device!r}") from None
+    if ordinal < 0:
+        raise ValueError(f"there is no GPU {ordinal}: they count from 0, and the CPU is tritoncapi.CPU")
+    return Place(MemoryType.GPU, ordinal)
 
 
 CPU = Place(MemoryType.CPU)

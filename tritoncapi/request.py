@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._handle import Handle
+from ._names import c_name
 from ._types import DataType, ParameterType, RequestFlag
 from .allocator import Allocator
 from .attributes import BufferAttributes
@@ -50,7 +51,7 @@ class InferenceRequest(Handle):
         self._held: dict[str, list[object]] = {}  # what the appended addresses belong to
         self._execution: Execution | None = None
         self._lock = threading.RLock()  # a stopping server closes requests that other threads are about to start
-        super().__init__(self._api.InferenceRequestNew(server.pointer, model.encode(), version), server)
+        super().__init__(self._api.InferenceRequestNew(server.pointer, c_name(model, "a model's"), version), server)
         server._adopt(self)
 
     # What the request says
@@ -147,12 +148,12 @@ class InferenceRequest(Handle):
     def add_input(self, name: str, datatype: DataType, shape: Sequence[int]) -> None:
         """Declares an input; ``append`` gives it data (``TRITONSERVER_InferenceRequestAddInput``)."""
         dims = (ctypes.c_int64 * len(shape))(*shape)
-        self._api.InferenceRequestAddInput(self.pointer, name.encode(), datatype, dims, len(shape))
+        self._api.InferenceRequestAddInput(self.pointer, c_name(name, "an input's"), datatype, dims, len(shape))
         self._held[name] = []
 
     def add_raw_input(self, name: str) -> None:
         """Declares the one input whose bytes the model takes as they are (``...AddRawInput``)."""
-        self._api.InferenceRequestAddRawInput(self.pointer, name.encode())
+        self._api.InferenceRequestAddRawInput(self.pointer, c_name(name, "an input's"))
         self._held[name] = []
 
     def append(
@@ -173,28 +174,29 @@ class InferenceRequest(Handle):
         buffer = data if isinstance(data, Buffer) else Buffer.wrap(encode(data))
         place = (buffer.place.memory_type, buffer.place.device)
         address = buffer.address or None
+        encoded = c_name(name, "an input's")
         if attributes is not None:
             if host_policy is not None:
                 raise ValueError("an input chunk has either a host policy or buffer attributes")
             self._api.InferenceRequestAppendInputDataWithBufferAttributes(
-                self.pointer, name.encode(), address, attributes.pointer
+                self.pointer, encoded, address, attributes.pointer
             )
         elif host_policy is not None:
             self._api.InferenceRequestAppendInputDataWithHostPolicy(
-                self.pointer, name.encode(), address, buffer.nbytes, *place, host_policy.encode()
+                self.pointer, encoded, address, buffer.nbytes, *place, c_name(host_policy, "a host policy's")
             )
         else:
-            self._api.InferenceRequestAppendInputData(self.pointer, name.encode(), address, buffer.nbytes, *place)
+            self._api.InferenceRequestAppendInputData(self.pointer, encoded, address, buffer.nbytes, *place)
         self._held.setdefault(name, []).append((buffer, attributes))
 
     def remove_input_data(self, name: str) -> None:
         """Removes an input's data and keeps its declaration (``...RemoveAllInputData``)."""
-        self._api.InferenceRequestRemoveAllInputData(self.pointer, name.encode())
+        self._api.InferenceRequestRemoveAllInputData(self.pointer, c_name(name, "an input's"))
         self._held[name] = []
 
     def remove_input(self, name: str) -> None:
         """Removes one input (``...RemoveInput``)."""
-        self._api.InferenceRequestRemoveInput(self.pointer, name.encode())
+        self._api.InferenceRequestRemoveInput(self.pointer, c_name(name, "an input's"))
         self._held.pop(name, None)
 
     def remove_all_inputs(self) -> None:
@@ -204,11 +206,11 @@ class InferenceRequest(Handle):
 
     def add_output(self, name: str) -> None:
         """Asks for this output; without any, the model gives all (``...AddRequestedOutput``)."""
-        self._api.InferenceRequestAddRequestedOutput(self.pointer, name.encode())
+        self._api.InferenceRequestAddRequestedOutput(self.pointer, c_name(name, "an output's"))
 
     def remove_output(self, name: str) -> None:
         """``TRITONSERVER_InferenceRequestRemoveRequestedOutput``."""
-        self._api.InferenceRequestRemoveRequestedOutput(self.pointer, name.encode())
+        self._api.InferenceRequestRemoveRequestedOutput(self.pointer, c_name(name, "an output's"))
 
     def remove_all_outputs(self) -> None:
         """``TRITONSERVER_InferenceRequestRemoveAllRequestedOutputs``."""

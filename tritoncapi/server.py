@@ -16,6 +16,7 @@ from typing import Any
 
 from ._handle import Handle
 from ._library import Library, load
+from ._names import c_name
 from ._types import MetricFormat, ModelBatchFlag, ModelIndexFlag, ModelTxnPropertyFlag
 from .allocator import Allocator, ResponseAllocator
 from .dispatcher import dispatcher
@@ -75,10 +76,15 @@ class Server(Handle):
         guarded: bool = True,
         **settings: Any,
     ) -> None:
-        if not isinstance(options, ServerOptions):
-            options = ServerOptions(model_repository=options or (), **settings)
-        elif settings:
-            raise TypeError("give either ServerOptions or their fields as keywords")
+        if isinstance(options, ServerOptions):
+            if settings:
+                raise TypeError("give either ServerOptions or their fields as keywords")
+        elif options and isinstance(options, (str, os.PathLike, list, tuple)):
+            options = ServerOptions(model_repository=options, **settings)
+        elif options is None and "model_repository" in settings:
+            options = ServerOptions(**settings)
+        else:
+            raise TypeError(f"a server needs a model repository: give its path or ServerOptions, not {options!r}")
         self.library = library or load()
         self.options = options
         self._api = self.library.api
@@ -127,33 +133,33 @@ class Server(Handle):
 
     def model_ready(self, model: str, version: int = -1) -> bool:
         """``TRITONSERVER_ServerModelIsReady``."""
-        return bool(self._api.ServerModelIsReady(self.pointer, model.encode(), version))
+        return bool(self._api.ServerModelIsReady(self.pointer, c_name(model, "a model's"), version))
 
     def model_metadata(self, model: str, version: int = -1) -> dict[str, Any]:
         """Inputs, outputs, versions, platform (``TRITONSERVER_ServerModelMetadata``)."""
-        return self._object(self._api.ServerModelMetadata(self.pointer, model.encode(), version))
+        return self._object(self._api.ServerModelMetadata(self.pointer, c_name(model, "a model's"), version))
 
     def model_config(self, model: str, version: int = -1) -> dict[str, Any]:
         """The configuration in effect (``TRITONSERVER_ServerModelConfig``)."""
-        return self._object(self._api.ServerModelConfig(self.pointer, model.encode(), version, 1))
+        return self._object(self._api.ServerModelConfig(self.pointer, c_name(model, "a model's"), version, 1))
 
     def model_statistics(self, model: str = "", version: int = -1) -> list[dict[str, Any]]:
         """Statistics a model version, of all models by default (``TRITONSERVER_ServerModelStatistics``).
 
         They lag behind the responses a little. Durations are ns, memory usage bytes.
         """
-        stats = self._json(self._api.ServerModelStatistics(self.pointer, model.encode(), version))
+        stats = self._json(self._api.ServerModelStatistics(self.pointer, c_name(model, "a model's"), version))
         found: list[dict[str, Any]] = stats["model_stats"]
         return found
 
     def batch_properties(self, model: str, version: int = -1) -> ModelBatchFlag:
         """Whether the first dimension is a batch (``TRITONSERVER_ServerModelBatchProperties``)."""
-        flags, _ = self._api.ServerModelBatchProperties(self.pointer, model.encode(), version)
+        flags, _ = self._api.ServerModelBatchProperties(self.pointer, c_name(model, "a model's"), version)
         return ModelBatchFlag(flags)
 
     def transaction_properties(self, model: str, version: int = -1) -> ModelTxnPropertyFlag:
         """One response a request, or decoupled (``TRITONSERVER_ServerModelTransactionProperties``)."""
-        flags, _ = self._api.ServerModelTransactionProperties(self.pointer, model.encode(), version)
+        flags, _ = self._api.ServerModelTransactionProperties(self.pointer, c_name(model, "a model's"), version)
         return ModelTxnPropertyFlag(flags)
 
     def load(self, model: str, parameters: Mapping[str, ParameterValue] | None = None) -> None:
@@ -164,10 +170,10 @@ class Server(Handle):
         """
         self._settle(model)
         if not parameters:
-            self._api.ServerLoadModel(self.pointer, model.encode())
+            self._api.ServerLoadModel(self.pointer, c_name(model, "a model's"))
         else:
             with parameter_array(self.library, parameters) as (array, count):
-                self._api.ServerLoadModelWithParameters(self.pointer, model.encode(), array, count)
+                self._api.ServerLoadModelWithParameters(self.pointer, c_name(model, "a model's"), array, count)
         self._unheard.add(model)
 
     def unload(self, model: str, *, dependents: bool = False, timeout: float | None = None) -> None:
@@ -177,9 +183,9 @@ class Server(Handle):
         """
         self._settle(None if dependents else model)
         if dependents:
-            self._api.ServerUnloadModelAndDependents(self.pointer, model.encode())
+            self._api.ServerUnloadModelAndDependents(self.pointer, c_name(model, "a model's"))
         else:
-            self._api.ServerUnloadModel(self.pointer, model.encode())
+            self._api.ServerUnloadModel(self.pointer, c_name(model, "a model's"))
         if timeout is not None and not self.wait_unloaded([model], timeout):
             raise StopTimeout(f"model {model!r} is not unloaded after {timeout:g} s")
 
@@ -230,9 +236,12 @@ class Server(Handle):
         **settings: Any,
     ) -> InferenceRequest:
         """A request with its inputs set; ``settings`` are its attributes: id, flags, correlation_id, priority, ..."""
+        inputs = {} if inputs is None else inputs
+        if not isinstance(inputs, Mapping):
+            raise TypeError(f"inputs are a mapping from name to tensor, not {type(inputs).__name__}")
         request = InferenceRequest(self, model, version)
         try:
-            for name, data in (inputs or {}).items():
+            for name, data in inputs.items():
                 request.set_input(name, data)
             for name in outputs:
                 request.add_output(name)

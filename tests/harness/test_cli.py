@@ -75,8 +75,10 @@ def test_list_has_every_scenario_and_its_needs(tmp_path: Path) -> None:
     assert done.output.count("needs a Triton") == 2
     assert "recheck" not in done.output
     CliRunner().invoke(cli.main, ["list", "--json", str(tmp_path / "list.json")])
-    rows = json.loads((tmp_path / "list.json").read_text())["scenarios"]
-    assert [row["name"] for row in rows] == ["memalloc", "multiserver"]
+    facts = json.loads((tmp_path / "list.json").read_text())
+    assert [row["name"] for row in facts["scenarios"]] == ["memalloc", "multiserver"]
+    assert facts["exit_code"] == 0
+    assert CliRunner().invoke(cli.main, ["list", "--json", "/nowhere/list.json"]).exit_code == 2
 
 
 def test_ctrl_c_leaves_nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:

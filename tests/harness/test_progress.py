@@ -6,15 +6,22 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
+from harness import report
 from harness.progress import Progress
 
 
-def test_plain_lines_have_phase_time_rate_and_figures(tmp_path: Path) -> None:
+def on(out: io.StringIO, monkeypatch: pytest.MonkeyPatch, **more: bool) -> None:
+    monkeypatch.setattr(report, "console", lambda **_: Console(file=out, width=200, **more))  # type: ignore[arg-type]
+
+
+def test_plain_lines_have_phase_time_rate_and_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
+    on(out, monkeypatch)
     journal, samples = tmp_path / "journal.jsonl", tmp_path / "samples.jsonl"
-    with Progress(tmp_path, Console(file=out, width=200), 60) as progress:
+    with Progress(tmp_path, 60) as progress:
         progress.tick(6)
         events = [{"event": "phase", "name": "running"}, *({"event": "op", "kind": kind} for kind in ("ok", "fail"))]
         journal.write_text("".join(json.dumps(event) + "\n" for event in events) + '{"event": "op", ')
@@ -32,9 +39,9 @@ def test_plain_lines_have_phase_time_rate_and_figures(tmp_path: Path) -> None:
     ]
 
 
-def test_a_terminal_has_one_living_line(tmp_path: Path) -> None:
+def test_a_terminal_has_one_living_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=120)
-    with Progress(tmp_path, console, 60) as progress:
+    on(out, monkeypatch, force_terminal=True)
+    with Progress(tmp_path, 60) as progress:
         progress.tick(1)
     assert "starting up" in out.getvalue()

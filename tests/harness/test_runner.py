@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from harness import journal, runner
+from harness import cli, journal, runner
 from harness.child import Ended
 from harness.errors import UsageError
-from harness.load import Barrier, Lasting
+from harness.load import Barrier, InTurn, Lasting
 from harness.probes import Probe
 from harness.scenario import Context, Invoke, Operation, Outcome, Run, Scenario
 from harness.verdict import Check, Verdict, passed
@@ -147,6 +148,9 @@ def ended(**changes: Any) -> Run:
     return Run({}, Ended(**full))
 
 
+BUSY = [{"event": "invoke", "worker": 0, "number": 0}, {"event": "phase", "name": "stopping"}]
+
+
 @pytest.mark.parametrize(
     ("changes", "verdict", "text"),
     [
@@ -155,6 +159,7 @@ def ended(**changes: Any) -> Run:
         ({"how": "hung"}, Verdict.FAIL, "hung while running"),
         ({"how": "lost", "code": None}, Verdict.UNKNOWN, "cut off"),
         ({"events": []}, Verdict.FAIL, "ended early"),
+        ({"how": "hung", "events": BUSY}, Verdict.FAIL, "hung while stopping; ended after"),
         ({"events": [{"event": "broken", "text": "E: x", "traceback": ""}]}, Verdict.UNKNOWN, "the harness failed"),
     ],
 )
@@ -180,6 +185,65 @@ def test_no_run_there(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(UsageError, match="holds no run"):
         runner.judge(tmp_path)
+    for text in ("[]", "{}", '{"build": "no.such:build", "options": {}}', '{"build": 7, "options": {}}'):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(UsageError, match=r"holds no run|names no scenario"):
+            runner.judge(tmp_path)
+    with pytest.raises(UsageError, match="nowhere: there is no such folder; give the folder"):
+        runner.judge(Path("/nowhere"))
+
+
+def test_recheck_of_nothing_is_one_line() -> None:
+    done = CliRunner().invoke(cli.main, ["recheck", "/nowhere"])
+    assert done.exit_code == 2
+    (line,) = done.output.splitlines()
+    assert line.startswith("Error: /nowhere: there is no such folder; ")
+
+
+def shown(result: runner.Result) -> list[str]:
+    done = CliRunner().invoke(cli.main, ["recheck", str(result.folder)])
+    return [line for line in done.output.splitlines() if not line.startswith("kept in")]
+
+
+def speaking(_options: Mapping[str, Any]) -> Scenario:
+    def after(_run: Run, verdict: Verdict) -> list[str]:
+        return [f"after a {verdict.value}"]
+
+    def proved(run: Run) -> str:
+        return f"{len(run.operations)} done"
+
+    load = InTurn(2)
+    checkers = [count]
+    return Scenario("loud", load=load, checkers=checkers, summary=lambda _: ["[x]"], appendix=after, proved=proved)
+
+
+def test_scenario_has_its_own_words(tmp_path: Path) -> None:
+    result = runner.run(f"{__name__}:speaking", {}, tmp_path, timeout=30, in_process=True)
+    assert shown(result) == ["[x]", "  ok   count  2 operations", "after a pass", "loud: PASS - 2 done"]
+    assert "journal" not in result.as_json()
+    assert result.as_json()["exit_code"] == 0
+
+
+def test_without_words_a_pass_counts_its_checks(tmp_path: Path) -> None:
+    assert here(tmp_path).sentence == "2 checks passed"
+
+
+def late(_options: Mapping[str, Any]) -> Scenario:
+    class Disorderly:
+        orderly = True
+
+    @contextmanager
+    def system(_context: Context) -> Iterator[Disorderly]:
+        made = Disorderly()
+        yield made
+        made.orderly = False
+        threading.Thread(target=threading.Event().wait).start()  # an orderly end would wait for it
+
+    return Scenario("late", system=system, checkers=[runner.process_check])
+
+
+def test_an_end_that_is_not_orderly_is_not_waited_for(tmp_path: Path) -> None:
+    assert runner.run("test_runner:late", {}, tmp_path, timeout=30).run.ended.how == "ended"
 
 
 def test_folders_of_runs(tmp_path: Path) -> None:

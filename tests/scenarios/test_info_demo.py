@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from harness import child, cli
+import tritoncapi as tc
+from harness import child, cli, runner
 from harness.errors import LacksError
-from harness.verdict import Check, Verdict, failed, passed
-from scenarios import demo, info, memalloc
+from harness.verdict import Verdict, failed, passed
+from scenarios import demo, info
 
 
 @pytest.mark.triton
@@ -23,6 +28,7 @@ def test_info_as_json() -> None:
     assert facts["triton"]["version"].count(".") == 2
     assert facts["triton"]["why"]
     assert facts["shm"]["free"] > 0
+    assert facts["exit_code"] == 0
     assert facts["gpus"]["devices"] or facts["gpus"]["reason"]
 
 
@@ -38,6 +44,17 @@ def test_info_of_no_triton() -> None:
     done = CliRunner().invoke(cli.main, ["info", "--triton", "/nowhere"])
     assert done.exit_code == 2
     assert done.output.startswith("Error: /nowhere")
+
+
+@pytest.mark.triton
+def test_info_survives_a_triton_that_is_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "libtritonserver.so"
+    with tc.find().library.open("rb") as file:
+        path.write_bytes(file.read(1_000_000))
+    script = Path(sys.executable).parent / "tritoncapi-harness"
+    done = subprocess.run([script, "info", "--triton", path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"Error: {path} is cut short \(1000000 of \d+ .*; copy or install it again\n", done.stderr)
 
 
 def test_info_warns_loudly_of_numpy_2() -> None:
@@ -83,22 +100,57 @@ def test_demo_cases_cover_every_way() -> None:
 
 
 def test_demo_counts_a_lack_as_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lacks(_options: dict[str, Any]) -> memalloc.Result:
+    def lacks(*_: object, **__: object) -> runner.Result:
         raise LacksError("no GPU")
 
-    monkeypatch.setattr(memalloc, "run", lacks)
-    assert demo.run_case({"backend": "native"}, {})["verdict"] == "skipped"
-
-
-def result_with(*checks: Check) -> memalloc.Result:
-    return memalloc.Result({}, child.Ended("ended", 0, 1.0, []), list(checks))
+    monkeypatch.setattr(runner, "run", lacks)
+    assert demo.run_case(demo.make_case("native"), {})["verdict"] == "skipped"
 
 
 def test_demo_knows_the_stub_that_does_not_end() -> None:
     stuck = failed("left over", "the server did not stop within 9 s: m is UNLOADING")
     python: dict[str, Any] = {"backend": "python", "model_device": "gpu:0"}
-    assert demo.stuck_stub(python, result_with(passed("values", ""), stuck))
-    assert not demo.stuck_stub(python, result_with(failed("values", "wrong"), stuck))
-    assert not demo.stuck_stub(python, result_with(failed("left over", "1 request(s) never came back")))
-    assert not demo.stuck_stub({"backend": "native", "model_device": "gpu:0"}, result_with(stuck))
-    assert not demo.stuck_stub({"backend": "python", "model_device": "cpu"}, result_with(stuck))
+    assert demo.stuck_stub(python, [passed("values", ""), stuck])
+    assert not demo.stuck_stub(python, [failed("values", "wrong"), stuck])
+    assert not demo.stuck_stub(python, [failed("left over", "1 request(s) never came back")])
+    assert not demo.stuck_stub({"backend": "native", "model_device": "gpu:0"}, [stuck])
+    assert not demo.stuck_stub({"backend": "python", "model_device": "cpu"}, [stuck])
+
+
+def test_every_case_has_the_same_keys() -> None:
+    assert len({tuple(case) for case in [*demo.cpu_cases(), *demo.gpu_cases(2)]}) == 1
+
+
+@pytest.fixture
+def one_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "cpu_cases", lambda: [demo.make_case("native")])
+
+
+@pytest.mark.triton
+@pytest.mark.usefixtures("one_case")
+def test_demo_says_the_same_in_json_and_keeps_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    done = CliRunner().invoke(cli.main, ["demo", "--no-gpu", "--json", "-"])
+    facts = json.loads(done.output)
+    assert list(facts) == ["info", "rows", "verdict", "exit_code", "sentence"]
+    assert (done.exit_code, facts["exit_code"], facts["verdict"]) == (0, 0, "pass")
+    assert facts["sentence"] == "1 of 1 cases ran"
+    shown = CliRunner().invoke(cli.main, ["demo", "--no-gpu"]).output
+    assert "demo: PASS - 1 of 1 cases ran" in shown
+    assert not [line for line in shown.splitlines() if line != line.rstrip()]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.triton
+@pytest.mark.usefixtures("one_case")
+def test_interrupted_demo_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> runner.Result:
+        raise child.Interrupted
+
+    monkeypatch.setattr(runner, "run", interrupted)
+    done = CliRunner().invoke(cli.main, ["demo", "--no-gpu", "--json", "-"])
+    facts = json.loads(done.output)
+    assert (done.exit_code, facts["exit_code"], facts["verdict"]) == (3, 3, "unknown")
+    assert facts["sentence"] == "interrupted after 0 of 1 cases"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,20 @@ import pytest
 from click.testing import CliRunner, Result
 
 import model_repos
-from harness import child, cli, journal
+from harness import cli, journal, runner
+from harness.processes import until
+from harness.scenario import Run
+from harness.verdict import overall
 from scenarios import memalloc
+from scenarios._memalloc_checks import judge, rounds_of
 
 pytestmark = pytest.mark.triton
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TRITONCAPI_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
 
 
 def invoke(*words: str) -> Result:
@@ -27,7 +39,16 @@ def invoke(*words: str) -> Result:
 
 
 def verdict(output: str) -> str:
-    return output.strip().splitlines()[-1]
+    return next(line for line in reversed(output.splitlines()) if line.startswith("memalloc: "))
+
+
+def kept(runs: Path) -> Path:
+    (run,) = runs.iterdir()
+    return run
+
+
+def recheck(run: Path, *words: str) -> Result:
+    return CliRunner().invoke(cli.main, ["recheck", str(run), *words])
 
 
 @pytest.mark.parametrize("policy", ["", "numa0"])
@@ -94,14 +115,18 @@ def test_ignored_host_policy_is_named() -> None:
     assert re.search("FAIL +host policy +the real data was given under numa0", done.output)
 
 
-def test_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+def test_nothing_stays_behind_but_the_run(tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr("tempfile.tempdir", None)
     before = set(Path("/dev/shm").iterdir())
     for words in (["--fault", "crash"], ["--backend", "python"], ["--fault", "hang", "--timeout", "3"]):
         invoke(*words)
     assert {entry for entry in Path("/dev/shm").iterdir() if entry.name.startswith("tritoncapi_")} <= before
-    assert list(tmp_path.iterdir()) == []
+    assert list(temporary.iterdir()) == []
+    assert len(list(runs.iterdir())) == 3
+    assert not list(runs.glob("*/tmp"))
 
 
 def test_output_that_cannot_be_written() -> None:
@@ -122,8 +147,118 @@ def test_json_holds_everything(tmp_path: Path) -> None:
     assert {check["name"] for check in result["checks"]} >= {"values", "placement", "host policy", "allocations"}
     assert result["options"]["host_policy"] == "numa0"
     assert any(event["event"] == "allocation" for event in result["journal"])
+    assert result["sentence"].startswith("inputs on cpu, outputs on cpu under host policy numa0")
+    assert (result["exit_code"], result["process"]["how"], result["process"]["leftovers"]) == (0, "ended", [])
+    assert result["log"]
+    assert isinstance(result["errors"], list)
     done = invoke("--json", "-")
     assert json.loads(done.output)["verdict"] == "pass"
+
+
+# Kept runs
+
+
+def test_a_passed_run_is_kept_and_judged_again(runs: Path) -> None:
+    done = invoke("-h", "numa0")
+    again = recheck(kept(runs))
+    assert (done.exit_code, again.exit_code) == (0, 0)
+    assert again.output == done.output  # the tensors' ways and the pass's own sentence too
+    described = json.loads((kept(runs) / "run.json").read_text())
+    assert (described["scenario"], described["options"]["host_policy"]) == ("memalloc", "numa0")
+    assert described["versions"]["tritoncapi-harness"]
+
+
+def test_a_failed_run_is_judged_again(runs: Path) -> None:
+    done = invoke("--fault", "fail_execute")
+    again = recheck(kept(runs))
+    assert (done.exit_code, again.exit_code) == (1, 1)
+    assert again.output == done.output
+    facts = json.loads(recheck(kept(runs), "--json", "-").output)
+    assert (facts["verdict"], facts["exit_code"]) == ("fail", 1)
+    assert "fail_execute" in facts["sentence"]
+
+
+def test_a_crash_is_kept(runs: Path) -> None:
+    done = invoke("--fault", "crash")
+    run = kept(runs)
+    assert json.loads((run / "ended.json").read_text())["signal"] == "SIGSEGV"
+    assert "Segmentation fault" in (run / "stacks.txt").read_text()
+    assert (run / "triton.log").stat().st_size
+    assert verdict(recheck(run).output) == verdict(done.output)
+
+
+def test_last_warnings_are_shown_on_failure_only() -> None:
+    title = "Last warnings and errors of Triton's log:"
+    failed = invoke("--fault", "fail_instance_init").output
+    assert "fail_instance_init" in failed[failed.index(title) :]
+    assert title not in invoke().output
+    assert "\nTriton's log:\n" in invoke("-v").output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_what_was_measured(runs: Path, number: signal.Signals) -> None:
+    script = Path(sys.executable).parent / "tritoncapi-harness"
+    process = subprocess.Popen([script, "memalloc", "--fault", "hang"], stdout=subprocess.PIPE)
+
+    def phases() -> list[str]:
+        events = [event for path in runs.glob("*/journal.jsonl") for event in journal.read(path)]
+        return [event["name"] for event in journal.all_of(events, "phase")]
+
+    assert until(lambda: "inferring (1 of 2)" in phases(), 30)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert f"interrupted; what was measured is in {kept(runs)}" in out.decode()
+    again = recheck(kept(runs))
+    assert again.exit_code == 3
+    assert "the run was cut off while inferring (1 of 2)" in verdict(again.output)
+    assert re.search("ok +model ", again.output)
+    assert re.search("ok +log ", again.output)
+
+
+def test_interrupted_before_it_began_keeps_nothing(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> runner.Result:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        done = invoke()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (done.exit_code, done.output) == (3, "memalloc: UNKNOWN - interrupted before the run began\n")
+    assert list(runs.iterdir()) == []
+
+
+def test_quiet_is_one_line(runs: Path) -> None:
+    done = invoke("-q")
+    sentence = "inputs on cpu, outputs on cpu: every value and every place is right"
+    assert done.output == f"memalloc: PASS - {sentence}\n"
+    assert kept(runs).is_dir()
+
+
+def test_in_process(runs: Path) -> None:
+    script = Path(sys.executable).parent / "tritoncapi-harness"
+    done = subprocess.run([script, "memalloc", "-q", "--in-process"], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("memalloc: PASS"), done.stdout + done.stderr
+    assert recheck(kept(runs)).exit_code == 0
+
+
+def test_runs_in_a_place_that_cannot_be_written() -> None:
+    done = invoke("--runs", "/proc/runs")
+    assert done.exit_code == 2
+    assert done.output.startswith("Error: --runs /proc/runs: no run can be kept there: ")
+    assert len(done.output.splitlines()) == 1
+
+
+def test_what_was_not_run_is_not_kept(runs: Path) -> None:
+    assert invoke("--fault", "nonsense").exit_code == 2
+    assert list(runs.iterdir()) == []
+
+
+def test_no_line_ends_in_spaces() -> None:
+    for words in ([], ["-v"], ["--fault", "crash"]):
+        assert not [line for line in invoke(*words).output.splitlines() if line != line.rstrip()]
 
 
 # Bad input
@@ -296,31 +431,30 @@ def test_small_shm_is_a_lack(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "/dev/shm has" in lack(monkeypatch, "SHM_NEEDED", 1 << 60)
 
 
-def test_interrupt_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> child.Ended:
-        raise child.Interrupted
-
-    monkeypatch.setattr(child, "run", interrupted)
-    done = invoke()
-    assert done.exit_code == 3
-    assert "interrupted" in done.output
-
-
 # The checks by themselves, on a journal in which something is wrong
 
 
 @pytest.fixture(scope="module")
-def healthy() -> memalloc.Result:
-    return memalloc.run({})
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("healthy")
+    return runner.run("scenarios.memalloc:build", memalloc.complete({}), folder, timeout=60).run
 
 
-def judged(result: memalloc.Result, name: str, **changes: Any) -> dict[str, str]:
-    events = [({**event, **changes} if event["event"] == name else event) for event in result.ended.events]
-    ended = child.Ended(
-        **{**result.ended.__dict__, "events": [event for event in events if event.get("event") != "dropped"]}
-    )
-    checks = memalloc.judge(ended, result.options)
+def found(run: Run, **changes: Any) -> dict[str, str]:
+    checks = judge(replace(run, ended=replace(run.ended, **changes)))
     return {check.name: f"{check.verdict.value}: {check.sentence}" for check in checks}
+
+
+def judged(run: Run, name: str, **changes: Any) -> dict[str, str]:
+    """With all events of this name changed; ``round`` is what an operation says came back."""
+
+    def changed(event: journal.Event) -> journal.Event:
+        if name == "round" and event["event"] == "op":
+            return {**event, "event": changes.get("event", "op"), "value": {**event["value"], **changes}}
+        return {**event, **changes} if event["event"] == name else event
+
+    events = [changed(event) for event in run.ended.events]
+    return found(run, events=[event for event in events if event["event"] != "dropped"])
 
 
 @pytest.mark.parametrize(
@@ -347,24 +481,33 @@ def judged(result: memalloc.Result, name: str, **changes: Any) -> dict[str, str]
     ],
 )
 def test_checks_see_what_is_wrong(
-    healthy: memalloc.Result, event: str, changes: dict[str, Any], check: str, sentence: str
+    healthy: Run, event: str, changes: dict[str, Any], check: str, sentence: str
 ) -> None:
-    found = judged(healthy, event, **changes)
-    assert re.match(sentence, found[check]), found
+    checks = judged(healthy, event, **changes)
+    assert re.match(sentence, checks[check]), checks
 
 
-def test_unwritten_output_is_told_from_zeros(healthy: memalloc.Result) -> None:
-    tensors = [
-        {**tensor, "unwritten": True, "wrong": 16}
-        for tensor in (journal.last(healthy.ended.events, "round") or {})["tensors"]
-    ]
+def test_unwritten_output_is_told_from_zeros(healthy: Run) -> None:
+    tensors = [{**tensor, "unwritten": True, "wrong": 16} for tensor in rounds_of(healthy)[-1]["tensors"]]
     assert "was never written" in judged(healthy, "round", tensors=tensors)["values"]
 
 
-def test_silent_log_is_unknown(healthy: memalloc.Result) -> None:
-    ended = child.Ended(**{**healthy.ended.__dict__, "log": []})
-    found = {check.name: check.verdict for check in memalloc.judge(ended, healthy.options)}
-    assert found["log"] == "unknown"
+def test_silent_log_is_unknown(healthy: Run) -> None:
+    assert found(healthy, log=[])["log"].startswith("unknown")
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"event": "dropped"}, "1 of 2 requests were answered"),
+        ({"kind": "unknown", "value": {}, "text": "KeyError: 'x'"}, "round 2: KeyError: 'x'"),
+    ],
+)
+def test_a_round_of_which_nothing_is_known_is_no_pass(healthy: Run, changes: dict[str, Any], text: str) -> None:
+    second = healthy.operations[1]
+    events = [event | changes if event == second else event for event in healthy.ended.events]
+    checks = judge(replace(healthy, ended=replace(healthy.ended, events=events)))
+    assert (overall(checks), [check.sentence for check in checks if check.verdict == "unknown"]) == ("unknown", [text])
 
 
 @pytest.mark.parametrize(
@@ -376,12 +519,11 @@ def test_silent_log_is_unknown(healthy: memalloc.Result) -> None:
         "an illegal memory access was encountered",
     ],
 )
-def test_copy_errors_in_the_log_are_seen(healthy: memalloc.Result, line: str) -> None:
+def test_copy_errors_in_the_log_are_seen(healthy: Run, line: str) -> None:
     for name in ("log", "errors"):
-        ended = child.Ended(**{**healthy.ended.__dict__, name: [*healthy.ended.log, line]})
-        found = {check.name: check for check in memalloc.judge(ended, healthy.options)}
-        assert found["log"].verdict == "fail"
-        assert line in found["log"].sentence
+        log = found(healthy, **{name: [*healthy.ended.log, line]})["log"]
+        assert log.startswith("fail")
+        assert line in log
 
 
 def test_timeout_bounds_the_whole_run() -> None:

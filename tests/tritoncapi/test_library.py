@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import tritoncapi as tc
-from tritoncapi import _library, _locate
+from tritoncapi import _elf, _library, _locate
 from tritoncapi.errors import LibraryError, NotATritonError
 
 X86, ARM = 62, 183
@@ -32,6 +32,9 @@ def elf(machine: int, kind: int = 3, big_endian: bool = False) -> bytes:
         + bytes(9)
         + struct.pack(order + "HH", kind, machine)
     )
+
+
+needs_wheel = pytest.mark.skipif(not list(_locate._sites()), reason="the wheel nvidia-pytriton is not installed")
 
 
 @pytest.fixture
@@ -161,6 +164,32 @@ def test_a_file_that_is_no_library_of_this_machine(tmp_path: Path, content: byte
             tc.find(given)
 
 
+@needs_wheel
+@pytest.mark.parametrize(
+    ("keep", "zeros", "message"),
+    [
+        (63, False, "is cut short .63 of 64 bytes or more."),
+        (4096, False, "is cut short .4096 of [0-9]+ bytes or more.; copy or install it again"),
+        (20_000_000, False, "is cut short"),
+        (40, True, "is damaged .its ELF header describes no segments."),
+        (4096, True, "is damaged .zeros in place of its tables."),
+        (31_000_000, True, "is damaged .zeros in place of its tables."),
+    ],
+)
+def test_a_damaged_library_is_not_given_to_the_loader(tmp_path: Path, keep: int, zeros: bool, message: str) -> None:
+    whole = next(next(_locate._sites()).glob("nvidia_pytriton.libs/libtritonserver-*.so"))
+    size = whole.stat().st_size
+    assert size > keep
+    _elf.check_whole(whole)
+    path = tmp_path / "libtritonserver.so"
+    with whole.open("rb") as file:
+        path.write_bytes(file.read(keep))
+    if zeros:
+        os.truncate(path, size)
+    with pytest.raises(NotATritonError, match=message):
+        _library._open(path)
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "libtritonserver.so"
     path.write_bytes(b"")
@@ -189,7 +218,7 @@ def test_a_torn_library(child: Any, tmp_path: Path) -> None:
     path = tmp_path / "libtritonserver.so"
     path.write_bytes(elf(OURS[os.uname().machine]) + bytes(100))
     assert "NotATritonError" in child(LOAD, path)
-    assert "cannot be loaded" in child(LOAD, path)
+    assert "is damaged" in child(LOAD, path)
 
 
 def test_another_shared_library(child: Any, tmp_path: Path) -> None:
@@ -325,7 +354,6 @@ print(str(library.triton.library.parent) in os.environ["LD_LIBRARY_PATH"].split(
 
 # The root that is assembled for the wheel
 
-needs_wheel = pytest.mark.skipif(not list(_locate._sites()), reason="the wheel nvidia-pytriton is not installed")
 FIND = """
 import tritoncapi as tc
 from tritoncapi import _locate

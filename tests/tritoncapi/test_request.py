@@ -44,6 +44,34 @@ def sum_of(request: tc.InferenceRequest, **settings: Any) -> list[int]:
         return values
 
 
+# Names and inputs that are none
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "text"),
+    [
+        (1, TypeError, "an input's name is a str, not int: 1"),
+        (b"INPUT0", TypeError, "an input's name is a str, not bytes: b'INPUT0'"),
+        ("INPUT0\0x", ValueError, "an input's name has no NUL in it"),
+    ],
+)
+def test_an_input_name_that_is_none(server: tc.Server, name: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        server.infer("add_sub", {**pair(), name: ints(1)})
+
+
+def test_an_output_name_that_is_none(server: tc.Server) -> None:
+    wrong: Any = [3]
+    with pytest.raises(TypeError, match="an output's name is a str, not int: 3"):
+        server.infer("add_sub", pair(), outputs=wrong)
+
+
+def test_inputs_that_are_no_mapping(server: tc.Server) -> None:
+    wrong: Any = [ints(1)]
+    with pytest.raises(TypeError, match="inputs are a mapping from name to tensor, not list"):
+        server.infer("add_sub", wrong)
+
+
 # What it says
 
 

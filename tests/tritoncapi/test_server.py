@@ -36,6 +36,26 @@ def models(tmp_path: Path, tools: Any) -> Path:
     return tmp_path / "models"
 
 
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("options", [None, "", [], 5])
+def test_a_server_without_a_repository(options: Any) -> None:
+    with pytest.raises(TypeError, match="a server needs a model repository: give its path or ServerOptions, not "):
+        tc.Server(options)
+
+
+def test_repositories_as_keyword_or_list(models: Path, library: tc.Library) -> None:
+    for arguments, settings in (((), {"model_repository": models}), (([models],), {})):
+        with tc.Server(*arguments, library=library, metrics=False, log_info=False, **settings) as server:
+            assert [entry.name for entry in server.index()] == ["one"]
+
+
+@pytest.mark.parametrize(("name", "error"), [(3, TypeError), (b"one", TypeError), ("o\0ne", ValueError)])
+def test_a_model_name_that_is_none(server: tc.Server, name: Any, error: type[Exception]) -> None:
+    for call in (server.load, server.unload, server.model_ready, server.request, lambda name: server.infer(name, {})):
+        with pytest.raises(error, match=r"a model's name (is a str, not|has no NUL)"):
+            call(name)
+
+
 def override(server: tc.Server, model: str, name: str = "", **parameters: str) -> str:
     """The model's configuration with another name or other backend parameters, as JSON."""
     config = server.model_config(model)
@@ -278,7 +298,7 @@ def test_several_repositories(make_server: Make, models: Path, tmp_path: Path, t
 
 def test_no_repository() -> None:
     with pytest.raises(InvalidArgError, match="--model-repository must be specified"):
-        tc.Server(log_info=False)
+        tc.Server(tc.ServerOptions(log_info=False))
     with pytest.raises(InternalError, match="failed to stat file /no/where"):
         tc.Server("/no/where", log_info=False)
 
