@@ -1,4 +1,4 @@
-"""``python -m benchmarks [startup] [infer] [lifecycles]``: ratios measured side by side in one run. Absolute times are for context.
+"""``python -m benchmarks [startup] [infer] [lifecycles]``: ratios measured side by side in one run.
 
 Each pair runs in turn, A B A B, so that a machine whose speed drifts drifts for both; the ratio is the median of the
 pairs' ratios.

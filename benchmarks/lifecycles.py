@@ -20,7 +20,7 @@ def rate(threads: int, *words: str) -> float:
         command = [SCRIPT, "multiserver", "-t", str(threads), "-l", str(CYCLES // threads), "--runs", folder]
         done = subprocess.run([*command, "--json", "-", *words], capture_output=True, text=True, check=True)
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
-    figures = checks["concurrency"]["details"]
+    figures = checks["concurrency"]["evidence"]
     return float(figures["cycles"] / figures["seconds"])
 
 
