@@ -66,6 +66,8 @@ class Ended:
     log: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
+    litter: list[str] = field(default_factory=list)
+    """Folders that came up while the child ran, of a kind that it makes; another process may have made them."""
 
     @property
     def phase(self) -> str:
@@ -111,7 +113,8 @@ def run(
                 if hung:
                     collect(process.pid, folder)
         finally:  # a second Ctrl-C does not keep this from being done
-            leftovers = _end(process, job, folder, before)
+            leftovers = _end(process, job, folder)
+            litter = _sweep(job, before)
     code = process.returncode
     crashed = not hung and code is not None and code < 0
     return Ended(
@@ -120,6 +123,7 @@ def run(
         seconds=time.monotonic() - began,
         signal=signal.Signals(-code).name if crashed else "",
         leftovers=leftovers,
+        litter=litter,
         **evidence(folder),
     )
 
@@ -215,7 +219,7 @@ def _wait(
         os.close(descriptor)
 
 
-def _end(process: subprocess.Popen[bytes], job: Job, folder: Path, before: set[str]) -> list[str]:
+def _end(process: subprocess.Popen[bytes], job: Job, folder: Path) -> list[str]:
     """Ends whatever of the child still runs, removes what it left, and says what that was."""
     pid = process.pid
     if process.poll() is None:
@@ -231,16 +235,22 @@ def _end(process: subprocess.Popen[bytes], job: Job, folder: Path, before: set[s
         for entry in SHM.glob(job.shm_prefix + "*"):
             left.append(f"shared memory {entry}")
             entry.unlink(missing_ok=True)
-    for pattern, library in job.litter.items():
-        new = sorted(path for path in set(glob.glob(pattern)) - before if owned(path))
-        if new and not users(library):  # else nobody can say whose it is
-            left += [f"temporary folder {path}" for path in new]
-            for path in new:
-                shutil.rmtree(path, ignore_errors=True)
     temporary = folder / "tmp"
     left += [f"temporary file {entry.name}" for entry in sorted(temporary.iterdir())]
     shutil.rmtree(temporary, ignore_errors=True)
     return left
+
+
+def _sweep(job: Job, before: set[str]) -> list[str]:
+    """Removes the folders of the kinds that the child makes that have come up since, unless somebody may use them."""
+    swept = []
+    for pattern, library in job.litter.items():
+        new = sorted(path for path in set(glob.glob(pattern)) - before if owned(path))
+        if new and not users(library):
+            for path in new:
+                shutil.rmtree(path, ignore_errors=True)
+            swept += new
+    return swept
 
 
 def _tail(path: Path, lines: int = 4000) -> list[str]:

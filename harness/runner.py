@@ -328,7 +328,9 @@ def leftovers_check(run: Run) -> list[Check]:
         return [failed("left over", text, leftovers=ended.leftovers)]
     if ended.how != "ended":
         return []  # after kill -9 it is the harness that cleans up
-    return [passed("left over", "no process, shared memory or temporary file")]
+    names = ", ".join(ended.litter)
+    note = f"; but {names} came up meanwhile, of whatever process, and was removed" if names else ""
+    return [passed("left over", f"no process, shared memory or temporary file{note}", litter=ended.litter)]
 
 
 def _outstanding(events: list[Event]) -> str:

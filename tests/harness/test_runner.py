@@ -177,6 +177,9 @@ def test_leftovers_check() -> None:
         assert check.verdict == Verdict.FAIL
         assert check.sentence == "left behind, and removed: process 7 (stub)"
     assert runner.leftovers_check(ended(how="crashed")) == []
+    (check,) = runner.leftovers_check(ended(litter=["/tmp/python_env_x"]))
+    assert check.verdict == Verdict.PASS
+    assert "/tmp/python_env_x came up meanwhile" in check.sentence
 
 
 def test_no_run_there(tmp_path: Path) -> None:
