@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
 
-from .leaks import amount
-
 _EVERY = 5.0  # seconds between plain lines
 _SHOWN = {
     "rss": "RSS",
@@ -56,7 +54,10 @@ class Progress:
         rate = f", {self.done / passed:.1f}/s" if self.done and passed > 0 else ""
         failures = f", {self.failed} failed" if self.failed else ""
         text = f"{self.phase}: {passed:.0f} s of at most {self._limit:g} s, {self.done} operations{rate}{failures}"
-        text += "".join(f", {_SHOWN[name]} {amount(name, value)}" for name, value in self._figures.items())
+        if self._figures:
+            from .leaks import amount  # noqa: PLC0415 - not before the child starts, and not for a run without samples
+
+            text += "".join(f", {_SHOWN[name]} {amount(name, value)}" for name, value in self._figures.items())
         if self._status is not None:
             self._status.update(text)
         elif passed - self._said >= _EVERY:

@@ -7,7 +7,6 @@ two versions of the inputs under different host policies. Here every step is che
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -71,6 +70,8 @@ def proved(run: Run) -> str:
 
 def complete(options: dict[str, Any]) -> dict[str, Any]:
     """The options with what follows from them."""
+    import uuid  # noqa: PLC0415 - in the parent only
+
     full = {
         "input": "cpu",
         "output": "cpu",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator
@@ -16,6 +15,8 @@ from .execution import Execution
 from .response import InferenceResponse
 
 if TYPE_CHECKING:
+    import asyncio
+
     from .request import InferenceRequest
     from .server import Server
 
@@ -56,10 +57,11 @@ class InferFuture(Future[InferenceResponse]):
 
 async def stream_async(request: InferenceRequest, execution: Execution) -> AsyncIterator[InferenceResponse]:
     """The responses of a submitted request as they come; see ``InferenceRequest.stream_async``."""
+    import asyncio  # noqa: PLC0415 - takes longer than all of ours; who is in an event loop has it already
+
     from .request import checked  # noqa: PLC0415
 
-    loop = asyncio.get_running_loop()
-    handover = _Handover(loop)
+    handover = _Handover(asyncio.get_running_loop(), asyncio.Event())
 
     def look() -> bool:
         done = execution.done  # before polling: what comes in between has a notice of its own
@@ -85,9 +87,9 @@ class _Handover:
     They wait here, not in callbacks of the loop: a loop that ends forgets those that it has not run.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, came: asyncio.Event) -> None:
         self._loop = loop
-        self._came = asyncio.Event()
+        self._came = came
         self._lock = threading.Lock()
         self._waiting: deque[InferenceResponse | None] = deque()
         self._ended = False

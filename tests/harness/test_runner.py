@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +263,9 @@ def test_run_says_what_it_was(tmp_path: Path) -> None:
     here(tmp_path)
     described = json.loads((tmp_path / "run.json").read_text())
     assert described["scenario"] == "null"
-    assert described["versions"]["python"]
+    distributions = {name: metadata.version(name) for name in ("tritoncapi-harness", "numpy", "cuda-bindings")}
+    assert described["versions"]["python"] == platform.python_version()
+    assert distributions.items() <= described["versions"].items()
     assert described["machine"]["cpus"] > 0
 
 
