@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import IO, Any
 
 from . import journal
 from .journal import Event
@@ -29,6 +29,7 @@ from .processes import owned, session, text, until, users
 from .stacks import collect
 
 SHM = Path("/dev/shm")
+_WATCHDOG = Path(__file__).parent / "watchdog.py"
 _TICK = 0.2  # seconds
 _GRACE = 2.0  # seconds that the children of a dead process get to notice it
 
@@ -94,7 +95,7 @@ def run(
     before = {path for pattern in job.litter for path in glob.glob(pattern)}
     began = time.monotonic()
     ours, theirs = socket.socketpair()
-    with _Ending() as ending, ours, (folder / "stderr.txt").open("wb") as stderr:
+    with _Ending() as ending, ours, _watched(job, temporary) as watch, (folder / "stderr.txt").open("wb") as stderr:
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-m", "harness.child_main", str(folder), str(os.getpid()), str(theirs.fileno())],
@@ -107,6 +108,7 @@ def run(
                 start_new_session=True,
             )
         try:
+            watch.write(b"%d\n" % process.pid)
             meanwhile()  # unarmed: an interrupted run is described too
             with ending.armed():
                 hung = not _wait(process, began, job.timeout, ours, folder, tick)
@@ -115,6 +117,7 @@ def run(
         finally:  # a second Ctrl-C does not keep this from being done
             leftovers = _end(process, job, folder)
             litter = _sweep(job, before)
+            watch.write(b"over\n")
     code = process.returncode
     crashed = not hung and code is not None and code < 0
     return Ended(
@@ -136,6 +139,24 @@ def evidence(folder: Path) -> dict[str, Any]:
         "log": _tail(folder / "triton.log"),
         "errors": _tail(folder / "stderr.txt"),
     }
+
+
+@contextmanager
+def _watched(job: Job, temporary: Path) -> Iterator[IO[bytes]]:
+    """A small process that clears up if this one is killed: the child dies with us, its own children need not."""
+    command = [sys.executable, "-I", "-S", str(_WATCHDOG), job.shm_prefix, str(temporary)]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        cwd="/",
+        start_new_session=True,  # what kills our process group must not kill it too
+    )
+    assert process.stdin is not None
+    with process, process.stdin as pipe:
+        yield pipe
 
 
 class _Ending:

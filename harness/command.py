@@ -20,6 +20,12 @@ from .verdict import ExitCode, Verdict, exit_code
 RUNS = "TRITONCAPI_RUNS"
 
 
+def _not_empty(_context: click.Context, _option: click.Parameter, value: Path) -> Path:
+    if str(value) == ".":  # what an empty path becomes, by an unset variable mostly
+        raise click.BadParameter("it is empty, or the current directory: name a folder for the runs")
+    return value
+
+
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--runs``, ``--quiet``, ``--in-process``."""
     for decorate in (
@@ -32,6 +38,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default="runs",
             show_default=True,
             type=click.Path(file_okay=False, path_type=Path),
+            callback=_not_empty,
             help=f"Where runs are kept (${RUNS}).",
         ),
     ):

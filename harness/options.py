@@ -28,10 +28,10 @@ json_option: Decorator = click.option(
 
 
 class Seconds(click.FloatRange):
-    """A time that can be waited for: above 0, at most a million seconds, and a number."""
+    """A time that can be waited for: above 0 (or from ``least`` on), at most a million seconds, and a number."""
 
-    def __init__(self) -> None:
-        super().__init__(min=0, min_open=True, max=1e6)
+    def __init__(self, least: float = 0) -> None:
+        super().__init__(min=least, min_open=least == 0, max=1e6)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The number; NaN is below and above nothing, so a range lets it pass."""

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ _SETTLE = 0.1  # seconds
 _RUNNING = "running"  # the phase in which operations are invoked, unless the scenario says what it does
 _LINES = 400  # of the log, and of standard error, in a result
 PACKAGES = ("tritoncapi-harness", "numpy", "cuda-bindings", "nvidia-pytriton")
+_HISTORY = "history"  # how many events the journal had
 RUN, ENDED, SAMPLES = "run.json", "ended.json", "samples.jsonl"
 
 
@@ -214,7 +215,7 @@ def run(
         job = Job("harness.runner:execute", parameters, timeout, scenario.litter)
         ended = child.run(job, folder, tick, write)
     saved = asdict(ended)
-    saved.pop("events")
+    saved[_HISTORY] = len(saved.pop("events"))
     (folder / ENDED).write_text(json.dumps(saved, indent=2) + "\n")
     for name, error in (("usage", UsageError), ("lacks", LacksError)):
         event = journal.last(ended.events, name)
@@ -261,11 +262,20 @@ def judge(folder: Path) -> Result:
         scenario, options = build(described["build"], described["options"]), described["options"]
     except (AssertionError, AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{folder}: {RUN} names no scenario of this version: {error}") from error
-    saved = child.evidence(folder) | {"how": "lost", "code": None, "seconds": 0.0}
+    try:
+        saved = child.evidence(folder) | {"how": "lost", "code": None, "seconds": 0.0}
+        samples = journal.read(folder / SAMPLES)
+    except OSError as error:
+        raise UsageError(f"{folder} holds no run that can be read: {error.filename}: {error.strerror}") from error
     if (folder / ENDED).exists():
-        saved |= _load(folder / ENDED)
-    past = Run(options, Ended(**saved), journal.read(folder / SAMPLES))
+        known = {field.name for field in fields(Ended)} | {_HISTORY}
+        saved |= {key: value for key, value in _load(folder / ENDED).items() if key in known}
+    due = saved.pop(_HISTORY, 0)
+    past = Run(options, Ended(**saved), samples)
     checks: list[Check] = []
+    if len(past.ended.events) < due:
+        text = f"only {len(past.ended.events)} of {due} events are left in journal.jsonl: what the run did is not known"
+        return Result(scenario, past, [unknown("history", text)], folder)
     for checker in scenario.checkers:
         try:
             checks += checker(past)
@@ -307,6 +317,8 @@ def process_check(run: Run) -> list[Check]:
         return [unknown("process", f"the run was cut off while {where}: its end was not seen", **details)]
     if ended.how == "crashed":
         return [failed("process", f"Triton crashed with {ended.signal} while {where}", signal=ended.signal, **details)]
+    if ended.how == "hung" and (late := _just_late(ended)):
+        return [unknown("process", late, **details)]
     if ended.how == "hung":
         return [failed("process", f"Triton hung while {where}; ended after {ended.seconds:.1f} s", **details)]
     if broken is not None:
@@ -331,6 +343,17 @@ def leftovers_check(run: Run) -> list[Check]:
     names = ", ".join(ended.litter)
     note = f"; but {names} came up meanwhile, of whatever process, and was removed" if names else ""
     return [passed("left over", f"no process, shared memory or temporary file{note}", litter=ended.litter)]
+
+
+def _just_late(ended: Ended) -> str:
+    """What to say of a run that was still getting on when its time was over; nothing of one that was not."""
+    done = journal.all_of(ended.events, "op")
+    if not done:
+        return ""
+    quiet = max(0.0, ended.seconds - (done[-1]["time_ns"] - ended.events[0]["time_ns"]) / 1e9)
+    if quiet > ended.seconds / 2:
+        return ""
+    return f"--timeout ended a run that was getting on: {len(done)} operations were done, the last {quiet:.1f} s before"
 
 
 def _outstanding(events: list[Event]) -> str:

@@ -59,7 +59,8 @@ def theil_sen(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) 
     if n > _MOST:
         xs, ys = (np.array([np.median(part) for part in np.array_split(values, _MOST)]) for values in (xs, ys))
     # Differences are what counts: large levels would only cost digits.
-    found = theilslopes(ys - ys[0], xs - xs[0], confidence)
+    with np.errstate(invalid="ignore"):  # with too few different x the bounds' variance may be below 0
+        found = theilslopes(ys - ys[0], xs - xs[0], confidence)
     if distinct < needed:
         return Slope(float(found[0]), -math.inf, math.inf, n)
     return Slope(float(found[0]), float(found[2]), float(found[3]), n)

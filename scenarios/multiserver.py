@@ -21,14 +21,14 @@ from harness.cli import LazyGroup
 from harness.command import run_and_report, run_options
 from harness.errors import UsageError
 from harness.load import Barrier, Lasting
-from harness.options import json_option, timeout_option, triton_option
+from harness.options import Seconds, json_option, timeout_option, triton_option
 from harness.processes import environment
 from harness.runner import leftovers_check, process_check
 from harness.scenario import Context, Operation, Outcome, Run, Scenario
 from model_repos import faults
 
 from ._litter import LITTER
-from ._multiserver_checks import concurrency, containment, leaks, life_cycles, problems
+from ._multiserver_checks import FEWEST_LOOPS, concurrency, containment, leaks, life_cycles, problems
 from ._multiserver_faults import KILL_STUB, kill_stub
 
 ROUNDS = 10
@@ -120,7 +120,7 @@ def seconds(text: str) -> float:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the churn.")
 @click.option("--fault", metavar="NAME[:VALUE]", help="Plant a fault in the threads' own models.")
 @click.option("--fault-thread", type=click.IntRange(0), metavar="N", help="Only in thread N (from 0).")
-@click.option("--stop-timeout", type=click.FloatRange(1), default=10.0, show_default=True, help="Seconds for a stop.")
+@click.option("--stop-timeout", type=Seconds(1), default=10.0, show_default=True, help="Seconds for a stop.")
 @click.option("--unguarded", is_flag=True, help="Let making and deleting servers race too (Triton 2.51 may crash).")
 @click.option("--probes/--no-probes", default=True, help="Measure memory, descriptors, threads, ... while running.")
 @timeout_option(None, f"{LIMIT:g}, or that much more than --duration")
@@ -145,11 +145,20 @@ def complete(options: dict[str, Any]) -> dict[str, Any]:
     full["churn"] = seconds(options["churn"]) if options["churn"] else 0.0
     if full["churn"] and full["duration"] is None:
         raise UsageError("--churn needs --duration")
+    waits = full["stagger"] * (options["threads"] - 1)
+    if full["duration"] is not None and waits >= full["duration"]:
+        raise UsageError(f"--stagger {options['stagger']}: the last thread would begin after --duration is over")
+    if full["duration"] is None and waits * min(options["loops"], ROUNDS) >= full["timeout"]:
+        raise UsageError(f"--stagger {options['stagger']}: the waits alone would take longer than --timeout")
+    if "" in options["repositories"]:
+        raise UsageError("-r is empty")
     repositories = [os.path.abspath(os.path.expanduser(path)) for path in options["repositories"]]
     wanted = options["threads"] + 1
     if repositories and len(repositories) != wanted:
         raise UsageError(f"-r: {wanted} repositories are due for -t {options['threads']}, got {len(repositories)}")
     for path in repositories:
+        if os.path.isfile(path):
+            raise UsageError(f"-r {path}: this is a file, not a directory")
         if not os.path.isdir(path):
             raise UsageError(f"-r {path}: there is no such directory")
     full["repositories"] = repositories
@@ -177,13 +186,18 @@ def check_fault(options: Mapping[str, Any], own_repositories: bool) -> int | Non
         if backend == "mixed" and thread % 2 == 0:
             raise UsageError(f"--fault {KILL_STUB}: with --backend mixed only odd threads have a Python model")
         return int(thread)
+    if KILL_STUB in re.split("[:,]", fault):
+        raise UsageError(f"--fault {fault}: {KILL_STUB} takes no value and stands alone")
     try:
         names = faults.names(fault)
     except ValueError as error:
-        raise UsageError(f"--fault: {error} (or {KILL_STUB}, for Python models)") from None
+        raise UsageError(f"--fault: {error}" + (f" (or {KILL_STUB})" if "unknown" in str(error) else "")) from None
     for name in names:
         if name in UNSEEN:
             raise UsageError(f"--fault {name}: multiserver does not see it; memalloc does")
+    few = options["duration"] is None and options["loops"] < FEWEST_LOOPS
+    if "leak_" in fault and (few or not options["probes"]):
+        raise UsageError(f"--fault {fault}: a leak is judged from -l {FEWEST_LOOPS} on, and with probes")
     if "leak_gpu" in fault and options["memory"] == "system":
         raise UsageError(f"--fault {fault} needs -m gpu")
     if backend == "python" or (backend == "mixed" and thread is not None and thread % 2):

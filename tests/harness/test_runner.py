@@ -184,6 +184,31 @@ def test_leftovers_check() -> None:
     assert "/tmp/python_env_x came up meanwhile" in check.sentence
 
 
+def test_a_run_that_was_only_late_is_no_hang() -> None:
+    began = {"event": "phase", "name": "running", "time_ns": 0}
+    late = {"event": "op", "worker": 0, "number": 0, "time_ns": 9_000_000_000}
+    (check,) = runner.process_check(ended(how="hung", seconds=10.0, events=[began, late]))
+    assert check.verdict == Verdict.UNKNOWN
+    assert "getting on: 1 operations were done, the last 1.0 s before" in check.sentence
+    (check,) = runner.process_check(ended(how="hung", seconds=30.0, events=[began, late]))
+    assert check.verdict == Verdict.FAIL
+
+
+def test_damaged_history_is_unknown(tmp_path: Path) -> None:
+    here(tmp_path)
+    path = tmp_path / "journal.jsonl"
+    whole = path.read_text()
+    for part in ("", whole[: len(whole) // 2]):
+        path.write_text(part)
+        result = runner.judge(tmp_path)
+        assert result.verdict == Verdict.UNKNOWN
+        assert "events are left in journal.jsonl" in result.checks[0].sentence
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UsageError, match="holds no run that can be read"):
+        runner.judge(tmp_path)
+
+
 def test_no_run_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no run"):
         runner.judge(tmp_path)
