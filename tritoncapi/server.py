@@ -27,6 +27,7 @@ from .place import CPU
 from .request import InferenceRequest, InputData
 from .response import InferenceResponse
 from .trace import Trace
+from .traffic import Traffic, close_all
 from .waiting import asleep, foreign_threads, wait_for
 
 DEFAULT_STOP_TIMEOUT = 30.0  # seconds; Triton's own default
@@ -83,6 +84,7 @@ class Server(Handle):
         self.options = options
         self._api = self.library.api
         self._requests: weakref.WeakSet[InferenceRequest] = weakref.WeakSet()
+        self._traffics: weakref.WeakSet[Traffic] = weakref.WeakSet()
         self._default_allocator: ResponseAllocator | None = None
         self._lock = threading.Lock()
         self._unheard: set[str] = set()  # models that were loaded and have not answered
@@ -168,7 +170,7 @@ class Server(Handle):
         else:
             with parameter_array(self.library, parameters) as (array, count):
                 self._api.ServerLoadModelWithParameters(self.pointer, model.encode(), array, count)
-        self._unheard.add(model)
+        self._loaded(model)
 
     def unload(self, model: str, *, dependents: bool = False, timeout: float | None = None) -> None:
         """Starts to unload a model (``TRITONSERVER_ServerUnloadModel``, ``...AndDependents``).
@@ -302,6 +304,7 @@ class Server(Handle):
         Triton's own stop polls once a second. Unloading first, and waiting for the index to say so, spares that second.
         """
         deadline = time.monotonic() + timeout
+        close_all(self._traffics)
         with self._lock:  # other threads may be making requests
             requests = list(self._requests)
         for request in requests:
@@ -353,6 +356,11 @@ class Server(Handle):
         with self._lock:
             self._requests.add(request)
 
+    def _loaded(self, model: str) -> None:
+        """It is not known on which thread the model will answer."""
+        with self._lock:
+            self._unheard.add(model)
+
     def _heard(self, model: str, thread: int) -> None:
         """A model answered, on this thread."""
         if thread:
@@ -364,6 +372,8 @@ class Server(Handle):
         """Waits for the threads on which the model (default: any) answered; for all if it was only loaded."""
         if self._guard is not _pools:
             return
+        for traffic in list(self._traffics):
+            traffic.tell_threads()
         for request in list(self._requests):
             execution = request._execution
             if execution is not None:

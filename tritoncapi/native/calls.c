@@ -8,9 +8,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "triton.h"
 
@@ -62,12 +60,6 @@ static struct {
   uint64_t *keys;
   size_t head, tail, capacity;
 } notices = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
-static int64_t this_thread(void) {
-  static _Thread_local int64_t id;
-  if (!id) id = (int64_t)syscall(SYS_gettid);
-  return id;
-}
 
 static void init_condition(pthread_cond_t *condition) {
   pthread_condattr_t attributes;
@@ -172,7 +164,7 @@ static void on_response(TRITONSERVER_InferenceResponse *response, const uint32_t
   struct tc_state *state = &call->state;
   if (response && state->responses++ == 0) state->first_response_ns = event.time_ns;
   if ((flags & TC_RESPONSE_FINAL) && state->finals++ == 0) state->final_ns = event.time_ns;
-  state->thread = this_thread();
+  state->thread = tc_thread();
   state->done = state->finals && state->releases;
   file_event(call, event);
   bool notify = call->notify;
@@ -197,7 +189,7 @@ static void on_release(TRITONSERVER_InferenceRequest *request, const uint32_t fl
   } else {
     state->reschedules++; /* still Triton's: it will be executed again */
   }
-  state->thread = this_thread();
+  state->thread = tc_thread();
   state->done = state->finals && state->releases;
   bool notify = call->notify;
   pthread_cond_broadcast(&call->changed);
