@@ -24,6 +24,7 @@ from .attributes import BufferAttributes
 from .dlpack import TensorView, from_dlpack
 from .execution import Execution, InferTimeout, Progress
 from .histogram import Histogram, Interval, Series
+from .many import Responses
 from .memory import Buffer
 from .message import Message
 from .metrics import Metric, MetricFamily
@@ -78,6 +79,7 @@ __all__ = [
     "RequestFlag",
     "Resource",
     "ResponseAllocator",
+    "Responses",
     "Sample",
     "Series",
     "Server",

@@ -98,6 +98,47 @@ class Counts(ctypes.Structure):
     ]
 
 
+class Run(ctypes.Structure):
+    """``struct tc_run``: one request in one native call. ``response`` is an address, NULL without a whole answer."""
+
+    allocator: Any
+    allocator_userp: int | None
+    timeout_ns: int
+    key: int
+    response: int | None
+    time_ns: int
+    thread: int
+    final: int
+    failed: int
+    _fields_ = [
+        ("server", T.Server_p),
+        ("request", T.InferenceRequest_p),
+        ("allocator", T.ResponseAllocator_p),
+        ("allocator_userp", c_void_p),
+        ("trace", T.InferenceTrace_p),
+        ("timeout_ns", c_int64),
+        ("key", c_uint64),
+        ("response", c_void_p),
+        ("time_ns", c_int64),
+        ("thread", c_int64),
+        ("final", c_uint32),
+        ("failed", c_uint32),
+    ]
+
+
+RUN_RESPONSE: int = Run.__dict__["response"].offset  # bytes
+
+
+class Answer(ctypes.Structure):
+    """``struct tc_answer``: one of many."""
+
+    response: int | None
+    time_ns: int
+    final: int
+    failed: int
+    _fields_ = [("response", c_void_p), ("time_ns", c_int64), ("final", c_uint32), ("failed", c_uint32)]
+
+
 class TrafficOptions(ctypes.Structure):
     """``struct tc_traffic_options``."""
 
@@ -192,6 +233,14 @@ class Native:
             *(unlocked, "call_start", T.Error_p, T.Server_p, T.InferenceRequest_p, T.ResponseAllocator_p),
             *(c_void_p, T.InferenceTrace_p, POINTER(c_uint64)),
         )
+        # Addresses in, an error's address or None out: what is called for each request must cost little.
+        self.call_run = bind(unlocked, "call_run", c_void_p, c_void_p)
+        self.call_run_many = bind(
+            *(unlocked, "call_run_many", c_void_p, c_void_p, POINTER(Answer), c_size_t, c_int64),
+            *(POINTER(c_size_t), POINTER(c_size_t)),
+        )
+        self.answers_delete = bind(unlocked, "answers_delete", c_void_p, POINTER(Answer), c_size_t)
+        self.response_delete = bind(locked, "response_delete", c_void_p, T.InferenceResponse_p)
         self.call_wait = bind(unlocked, "call_wait", c_int, c_uint64, c_int64, c_int, POINTER(State))
         self.call_take = bind(locked, "call_take", c_int, c_uint64, POINTER(Event))
         self.call_close = bind(unlocked, "call_close", None, c_uint64)

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from ._types import MetricFormat, ModelBatchFlag, ModelIndexFlag, ModelTxnProper
 from .allocator import Allocator, ResponseAllocator
 from .dispatcher import dispatcher
 from .errors import Error, TritonError
+from .many import Responses, infer_many
 from .message import take_json
 from .options import PathLike, ServerOptions
 from .parameter import ParameterValue, parameter_array
@@ -216,6 +217,8 @@ class Server(Handle):
     @property
     def default_allocator(self) -> ResponseAllocator:
         """The allocator of requests that name none: everything on the CPU, nothing on record."""
+        if self._default_allocator is not None:  # asked for each request
+            return self._default_allocator
         with self._lock:
             if self._default_allocator is None:
                 self._default_allocator = ResponseAllocator(CPU, keep_records=False, library=self.library)
@@ -262,6 +265,21 @@ class Server(Handle):
         """Makes a request, runs it, deletes it; see ``InferenceRequest.infer``. The response is the caller's."""
         with self.request(model, inputs, **settings) as request:
             return request.infer(timeout=timeout, allocator=allocator, trace=trace)
+
+    def infer_many(
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        timeout: float | None = None,
+        allocator: Allocator | None = None,
+    ) -> Responses:
+        """Submits prepared requests and collects their responses, without a word of Python in between.
+
+        Each must have one response: Error for a decoupled model that sends none or several. Error responses are not
+        raised. InferTimeout when some are not there after ``timeout`` seconds: those requests are still in flight.
+        When Triton refuses one (``TRITONSERVER_ServerInferAsync``) that is raised, and the others' answers are dropped.
+        """
+        return infer_many(self, requests, timeout, allocator)
 
     def infer_async(
         self,
@@ -378,6 +396,8 @@ class Server(Handle):
             execution = request._execution
             if execution is not None:
                 self._heard(request.model, execution.thread)
+            for thread in request._heard():
+                self._heard(request.model, thread)
         with self._lock:
             models = {*self._unheard, *self._heard_from} if model is None else {model}
             unheard = self._unheard & models

@@ -230,6 +230,7 @@ class Traffic:
                 return True
             if met == _SAMPLE:
                 self._validate(sample)
+                sample = NativeSample()  # the response's pointer lies in the old one, as long as a view needs it
             elif deadline is not None and time.monotonic_ns() >= deadline:
                 return False
         return self._started

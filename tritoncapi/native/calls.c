@@ -36,6 +36,7 @@ struct call {
   uint32_t references; /* guarded by the table's lock */
   bool notify;
   bool closed;
+  uint32_t wait_any, wait_done; /* who waits for an event, and who for the end alone */
   struct tc_state state;
   struct tc_event *events; /* events[head, tail) wait to be taken */
   size_t head, tail, capacity;
@@ -146,6 +147,12 @@ static void file_event(struct call *call, struct tc_event event) {
   call->events[call->tail++] = event;
 }
 
+/* Wakes those who wait for what came. One who waits for the end is not woken for each part of it. */
+static void announce(struct call *call) {
+  call->state.done = call->state.finals && call->state.releases;
+  if (call->wait_any || (call->wait_done && call->state.done)) pthread_cond_broadcast(&call->changed);
+}
+
 static void on_response(TRITONSERVER_InferenceResponse *response, const uint32_t flags, void *userp) {
   uint64_t key = (uint64_t)(uintptr_t)userp;
   struct call *call = find(key);
@@ -165,10 +172,9 @@ static void on_response(TRITONSERVER_InferenceResponse *response, const uint32_t
   if (response && state->responses++ == 0) state->first_response_ns = event.time_ns;
   if ((flags & TC_RESPONSE_FINAL) && state->finals++ == 0) state->final_ns = event.time_ns;
   state->thread = tc_thread();
-  state->done = state->finals && state->releases;
   file_event(call, event);
+  announce(call);
   bool notify = call->notify;
-  pthread_cond_broadcast(&call->changed);
   pthread_mutex_unlock(&call->lock);
   if (notify) post_notice(key);
   put_back(call);
@@ -190,9 +196,8 @@ static void on_release(TRITONSERVER_InferenceRequest *request, const uint32_t fl
     state->reschedules++; /* still Triton's: it will be executed again */
   }
   state->thread = tc_thread();
-  state->done = state->finals && state->releases;
+  announce(call);
   bool notify = call->notify;
-  pthread_cond_broadcast(&call->changed);
   pthread_mutex_unlock(&call->lock);
   if (notify) post_notice(key);
   put_back(call);
@@ -210,31 +215,35 @@ static void remove_from_table(struct call *call) {
   pthread_mutex_unlock(&table.lock);
 }
 
-/* Forgets the call. Responses that nobody took are deleted; later ones are strays. */
-void tc_call_close(uint64_t key) {
-  struct call *call = find(key);
-  if (!call) return;
+/* Forgets the call, and the caller's reference. Responses that nobody took are deleted; later ones are strays. */
+static void close_call(struct call *call) {
   remove_from_table(call);
   pthread_mutex_lock(&call->lock);
   call->closed = true;
   size_t head = call->head, tail = call->tail;
   call->head = call->tail = 0;
-  pthread_cond_broadcast(&call->changed);
+  if (call->wait_any || call->wait_done) pthread_cond_broadcast(&call->changed);
   pthread_mutex_unlock(&call->lock);
   for (; head < tail; head++) delete_response(call->events[head].response);
   put_back(call);
 }
 
-/* Sets both callbacks and submits the request. On success `*key` names the call, else it is 0 and nothing was kept. */
-TRITONSERVER_Error *tc_call_start(
+void tc_call_close(uint64_t key) {
+  struct call *call = find(key);
+  if (call) close_call(call);
+}
+
+/* Sets both callbacks and submits the request. On success `*started` is the call with a reference for the caller; else
+ * it is NULL and nothing was kept. */
+static TRITONSERVER_Error *start(
     TRITONSERVER_Server *server, TRITONSERVER_InferenceRequest *request, TRITONSERVER_ResponseAllocator *allocator,
-    void *allocator_userp, TRITONSERVER_InferenceTrace *trace, uint64_t *key) {
-  *key = 0;
+    void *allocator_userp, TRITONSERVER_InferenceTrace *trace, struct call **started) {
+  *started = NULL;
   struct call *call = calloc(1, sizeof *call);
   if (!call) return tc_triton.ErrorNew(TC_ERROR_INTERNAL, "out of memory for a call");
   pthread_mutex_init(&call->lock, NULL);
   init_condition(&call->changed);
-  call->references = 1;
+  call->references = 2; /* the table's and the caller's */
   call->state.start_ns = tc_now();
 
   /* Registered before it is submitted: the answer may come before ServerInferAsync returns. */
@@ -252,10 +261,37 @@ TRITONSERVER_Error *tc_call_start(
     error = tc_triton.InferenceRequestSetResponseCallback(request, allocator, allocator_userp, on_response, userp);
   if (!error) error = tc_triton.ServerInferAsync(server, request, trace);
   if (error)
-    tc_call_close(mine);
+    close_call(call);
   else
-    *key = mine;
+    *started = call;
   return error;
+}
+
+/* On success `*key` names the call. */
+TRITONSERVER_Error *tc_call_start(
+    TRITONSERVER_Server *server, TRITONSERVER_InferenceRequest *request, TRITONSERVER_ResponseAllocator *allocator,
+    void *allocator_userp, TRITONSERVER_InferenceTrace *trace, uint64_t *key) {
+  struct call *call;
+  TRITONSERVER_Error *error = start(server, request, allocator, allocator_userp, trace, &call);
+  *key = error ? 0 : call->key;
+  if (!error) put_back(call);
+  return error;
+}
+
+static bool is_met(const struct call *call, int until_done) {
+  return call->state.done || (!until_done && call->head != call->tail);
+}
+
+/* Waits until it is met, the call is closed, or the time is over; the call's lock is held. */
+static bool wait_for(struct call *call, int until_done, int64_t timeout_ns) {
+  if (is_met(call, until_done) || timeout_ns == 0) return is_met(call, until_done);
+  int64_t deadline = deadline_after(timeout_ns);
+  uint32_t *waiters = until_done ? &call->wait_done : &call->wait_any;
+  (*waiters)++;
+  while (!is_met(call, until_done) && !call->closed)
+    if (!wait_until(&call->changed, &call->lock, deadline)) break;
+  (*waiters)--;
+  return is_met(call, until_done);
 }
 
 /* Waits until an event can be taken, or the call is done, or (until_done) only the latter. Fills `state`.
@@ -263,23 +299,118 @@ TRITONSERVER_Error *tc_call_start(
 int tc_call_wait(uint64_t key, int64_t timeout_ns, int until_done, struct tc_state *state) {
   struct call *call = find(key);
   if (!call) return -1;
-  int64_t deadline = deadline_after(timeout_ns);
   pthread_mutex_lock(&call->lock);
-  int met;
-  for (;;) {
-    met = call->state.done || (!until_done && call->head != call->tail);
-    if (met || call->closed || timeout_ns == 0) break;
-    if (!wait_until(&call->changed, &call->lock, deadline)) {
-      met = call->state.done || (!until_done && call->head != call->tail);
-      break;
-    }
-  }
+  int met = wait_for(call, until_done, timeout_ns);
   *state = call->state;
   state->waiting = (uint32_t)(call->tail - call->head);
   if (call->closed) met = -1;
   pthread_mutex_unlock(&call->lock);
   put_back(call);
   return met;
+}
+
+/* One request in one call from Python: submitted, waited for, answered. */
+struct tc_run {
+  TRITONSERVER_Server *server;
+  TRITONSERVER_InferenceRequest *request;
+  TRITONSERVER_ResponseAllocator *allocator;
+  void *allocator_userp;
+  TRITONSERVER_InferenceTrace *trace;
+  int64_t timeout_ns;
+  /* Results */
+  uint64_t key; /* of the call, still open, when this is not the whole answer: the caller goes on with it; else 0 */
+  TRITONSERVER_InferenceResponse *response;
+  int64_t time_ns, thread;
+  uint32_t final, failed; /* flags of the response: the last one; it stands for an error */
+};
+
+static TRITONSERVER_Error *begin_run(struct tc_run *run, struct call **call) {
+  run->key = 0;
+  run->response = NULL;
+  return start(run->server, run->request, run->allocator, run->allocator_userp, run->trace, call);
+}
+
+static void end_run(struct tc_run *run, struct call *call, int64_t timeout_ns) {
+  pthread_mutex_lock(&call->lock);
+  wait_for(call, 1, timeout_ns);
+  bool whole = call->state.done && call->state.responses == 1;
+  run->thread = call->state.thread;
+  for (size_t i = call->head; whole && i < call->tail; i++) {
+    struct tc_event *event = &call->events[i];
+    if (!event->response) continue;
+    run->response = event->response;
+    run->time_ns = event->time_ns;
+    run->final = event->flags & TC_RESPONSE_FINAL;
+    event->response = NULL;
+  }
+  pthread_mutex_unlock(&call->lock);
+  if (!whole) {
+    run->key = call->key;
+    put_back(call);
+    return;
+  }
+  run->failed = tc_triton.InferenceResponseError(run->response) != NULL;
+  close_call(call);
+}
+
+/* Returns what Triton refused it with, or NULL. When all has come in time, and one response was in it, then that is the
+ * caller's and the call is closed. */
+TRITONSERVER_Error *tc_call_run(struct tc_run *run) {
+  struct call *call;
+  TRITONSERVER_Error *error = begin_run(run, &call);
+  if (!error) end_run(run, call, run->timeout_ns);
+  return error;
+}
+
+/* What became of one of many. */
+struct tc_answer {
+  TRITONSERVER_InferenceResponse *response; /* NULL: the run goes on under its key, or was not submitted */
+  int64_t time_ns;
+  uint32_t final, failed;
+};
+
+/* The same for many: all are submitted before one is waited for. Returns what Triton refused one with; the later ones
+ * are then not submitted, those before it are answered as usual. `*submitted` says how many, `*unfinished` how many of
+ * them go on. */
+TRITONSERVER_Error *tc_call_run_many(
+    struct tc_run **runs, struct tc_answer *answers, size_t count, int64_t timeout_ns, size_t *submitted,
+    size_t *unfinished) {
+  struct call **calls = malloc((count ? count : 1) * sizeof *calls);
+  *submitted = *unfinished = 0;
+  if (!calls) return tc_triton.ErrorNew(TC_ERROR_UNAVAILABLE, "out of memory for calls");
+  int64_t deadline = deadline_after(timeout_ns);
+  TRITONSERVER_Error *error = NULL;
+  size_t begun = 0;
+  while (begun < count && !(error = begin_run(runs[begun], &calls[begun]))) begun++;
+  /* The last one first: when it is done the others mostly are, so there is one wake-up, not one for each. */
+  for (size_t i = begun; i-- > 0;) {
+    int64_t left = deadline < 0 ? -1 : deadline - tc_now();
+    struct tc_run *run = runs[i];
+    end_run(run, calls[i], deadline >= 0 && left < 0 ? 0 : left);
+    answers[i] = (struct tc_answer){run->response, run->time_ns, run->final, run->failed};
+    run->response = NULL;
+    *unfinished += run->key != 0;
+  }
+  free(calls);
+  *submitted = begun;
+  return error;
+}
+
+/* Deletes the responses that are still there; the first error is the caller's. */
+TRITONSERVER_Error *tc_answers_delete(struct tc_answer *answers, size_t count) {
+  TRITONSERVER_Error *first = NULL;
+  for (size_t i = 0; i < count; i++) {
+    TRITONSERVER_Error *error = answers[i].response ? tc_triton.InferenceResponseDelete(answers[i].response) : NULL;
+    answers[i].response = NULL;
+    if (error && first) tc_triton.ErrorDelete(error);
+    if (!first) first = error;
+  }
+  return first;
+}
+
+/* For responses on the CPU: quick enough to keep the interpreter lock. The error is the caller's. */
+TRITONSERVER_Error *tc_response_delete(TRITONSERVER_InferenceResponse *response) {
+  return tc_triton.InferenceResponseDelete(response);
 }
 
 /* Takes the oldest event; the response is then the caller's. Returns 1, or 0 when none waits, -1: no such call. */

@@ -258,7 +258,8 @@ static struct tc_slot *take_idle(struct tc_worker *worker) {
 /* Begins to measure when the warm-up is over. Says whether a request that starts now is measured. */
 static bool is_measured(struct tc_traffic *traffic, int64_t now) {
   int64_t from = atomic_load_explicit(&traffic->measure_ns, memory_order_relaxed);
-  if (from) return now >= from;
+  /* In a closed loop `now` may be a moment old, and another worker's beginning younger. */
+  if (from) return traffic->options.rate > 0 ? now >= from : true;
   if (now - traffic->begin_ns < traffic->options.warmup_ns) return false;
   if (atomic_fetch_add(&traffic->warm_tickets, 1) < traffic->options.warmup_requests) return false;
   long long none = 0;
