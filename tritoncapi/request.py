@@ -73,14 +73,16 @@ class InferenceRequest(Handle):
     @property
     def pointer(self) -> Any:
         """The C pointer, while it is ours."""
-        if self.in_flight:
+        if self._running or self.in_flight:
             raise InFlightError(_IN_FLIGHT)
         return super().pointer
 
     @property
     def in_flight(self) -> bool:
         """True from ``start`` until the final response and the release have both come."""
-        return self._running or (self._execution is not None and not self._execution.done)
+        if self._running:
+            return self._run.key != 0  # submitted: from now on it can be cancelled
+        return self._execution is not None and not self._execution.done
 
     @property
     def id(self) -> str:

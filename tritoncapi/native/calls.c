@@ -318,7 +318,7 @@ struct tc_run {
   TRITONSERVER_InferenceTrace *trace;
   int64_t timeout_ns;
   /* Results */
-  uint64_t key; /* of the call, still open, when this is not the whole answer: the caller goes on with it; else 0 */
+  uint64_t key; /* of the call while it is out, and when this is not the whole answer: the caller goes on; else 0 */
   TRITONSERVER_InferenceResponse *response;
   int64_t time_ns, thread;
   uint32_t final, failed; /* flags of the response: the last one; it stands for an error */
@@ -327,7 +327,9 @@ struct tc_run {
 static TRITONSERVER_Error *begin_run(struct tc_run *run, struct call **call) {
   run->key = 0;
   run->response = NULL;
-  return start(run->server, run->request, run->allocator, run->allocator_userp, run->trace, call);
+  TRITONSERVER_Error *error = start(run->server, run->request, run->allocator, run->allocator_userp, run->trace, call);
+  if (!error) __atomic_store_n(&run->key, (*call)->key, __ATOMIC_RELEASE); /* other threads may cancel it from now on */
+  return error;
 }
 
 static void end_run(struct tc_run *run, struct call *call, int64_t timeout_ns) {
@@ -345,10 +347,10 @@ static void end_run(struct tc_run *run, struct call *call, int64_t timeout_ns) {
   }
   pthread_mutex_unlock(&call->lock);
   if (!whole) {
-    run->key = call->key;
     put_back(call);
     return;
   }
+  __atomic_store_n(&run->key, 0, __ATOMIC_RELEASE);
   run->failed = tc_triton.InferenceResponseError(run->response) != NULL;
   close_call(call);
 }
