@@ -152,7 +152,8 @@ static void *work(void *argument) {
 static server_t *start_server(char **arguments) {
   options_t *options;
   check(TRITON(error_t *, ServerOptionsNew, options_t **)(&options), "options");
-#define SET(name, type, value) check(TRITON(error_t *, ServerOptionsSet##name, options_t *, type)(options, value), #name)
+#define SET(name, type, value) \
+  check(TRITON(error_t *, ServerOptionsSet##name, options_t *, type)(options, value), #name)
   SET(ModelRepositoryPath, const char *, arguments[2]);
   SET(BackendDirectory, const char *, arguments[3]);
   SET(ModelControlMode, int, EXPLICIT);
@@ -254,7 +255,8 @@ int main(int count, char **arguments) {
         "the allocator");
   int threads, each;
   double seconds;
-  while (scanf("%d %d %lf", &threads, &each, &seconds) == 3) run(server, allocator, arguments[4], threads, each, seconds);
+  while (scanf("%d %d %lf", &threads, &each, &seconds) == 3)
+    run(server, allocator, arguments[4], threads, each, seconds);
   check(TRITON(error_t *, ServerStop, server_t *)(server), "stopping");
   check(TRITON(error_t *, ServerDelete, server_t *)(server), "deleting the server");
   check(TRITON(error_t *, ResponseAllocatorDelete, allocator_t *)(allocator), "deleting the allocator");

@@ -134,9 +134,16 @@ class Answer(ctypes.Structure):
 
     response: int | None
     time_ns: int
+    thread: int
     final: int
     failed: int
-    _fields_ = [("response", c_void_p), ("time_ns", c_int64), ("final", c_uint32), ("failed", c_uint32)]
+    _fields_ = [
+        ("response", c_void_p),
+        ("time_ns", c_int64),
+        ("thread", c_int64),
+        ("final", c_uint32),
+        ("failed", c_uint32),
+    ]
 
 
 class TrafficOptions(ctypes.Structure):
@@ -239,6 +246,12 @@ class Native:
             *(unlocked, "call_run_many", c_void_p, c_void_p, POINTER(Answer), c_size_t, c_int64),
             *(POINTER(c_size_t), POINTER(c_size_t)),
         )
+        self.inbox_new = bind(locked, "inbox_new", c_void_p, POINTER(c_int))
+        self.inbox_close = bind(locked, "inbox_close", None, c_void_p)
+        self.inbox_collect = bind(
+            locked, "inbox_collect", c_size_t, c_void_p, POINTER(c_uint64), POINTER(Answer), c_size_t
+        )
+        self.call_post = bind(unlocked, "call_post", c_void_p, c_void_p, c_void_p)
         self.answers_delete = bind(unlocked, "answers_delete", c_void_p, POINTER(Answer), c_size_t)
         self.response_delete = bind(locked, "response_delete", c_void_p, T.InferenceResponse_p)
         self.call_wait = bind(unlocked, "call_wait", c_int, c_uint64, c_int64, c_int, POINTER(State))

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ._handle import Handle
-from ._native import RUN_RESPONSE, Run
+from ._native import RUN_RESPONSE, Answer, Run
 from ._types import DataType, Error_p, InferenceResponse_p, MemoryType, ParameterType, RequestFlag
 from .allocator import Allocator
 from .attributes import BufferAttributes
+from .awaiting import infer_await
 from .dlpack import TensorView, from_dlpack
 from .errors import Error, InFlightError
 from .execution import Execution, InferTimeout
@@ -299,7 +300,7 @@ class InferenceRequest(Handle):
 
     # One native call for a whole request: what comes before it and after it
 
-    def _make_ready(self, allocator: Allocator | None) -> None:
+    def _make_ready(self, allocator: Allocator | None) -> Allocator:
         """Fills ``_run`` for a native call, in which the request is in flight; the lock is held.
 
         Raises ClosedError, InFlightError.
@@ -319,6 +320,7 @@ class InferenceRequest(Handle):
         run.timeout_ns = _FIRST_WAIT_NS
         self._chosen = chosen
         self._running = True
+        return chosen
 
     def _collect(self) -> Execution | None:
         """After the native call: the execution that goes on, or None, and then ``_answer`` takes the response."""
@@ -336,16 +338,33 @@ class InferenceRequest(Handle):
         run = self._run
         pointer = InferenceResponse_p.from_buffer_copy(run, RUN_RESPONSE)
         run.response = None
-        response = InferenceResponse(
-            pointer,
-            self._library,
-            self._chosen,
-            self._server,
-            final=bool(run.final),
-            time_ns=run.time_ns,
-            quick=self._chosen is self._server._default_allocator,
-        )
+        response = self._response(run, pointer, self._chosen)
         return checked(response) if run.failed else response
+
+    def _response(self, answer: Run | Answer, pointer: Any, chosen: Allocator | None) -> InferenceResponse:
+        return InferenceResponse(
+            *(pointer, self._library, chosen, self._server),
+            final=bool(answer.final),
+            time_ns=answer.time_ns,
+            quick=chosen is self._server._default_allocator,
+        )
+
+    def _arrived(self, key: int, answer: Answer, pointer: Any, chosen: Allocator) -> InferenceResponse:
+        """The whole answer to the call ``key``, which is closed by now."""
+        with self._lock:
+            execution = self._execution
+            if execution is not None and execution.key == key:
+                self._execution = None
+            self._threads.add(answer.thread)
+        return self._response(answer, pointer, chosen)
+
+    async def infer_await(self, *, allocator: Allocator | None = None) -> InferenceResponse:
+        """Runs the request in a coroutine; errors as for ``infer``. Cancelling the task cancels the request.
+
+        The quickest way in asyncio: no thread and no future of another kind lies between Triton and the event loop,
+        which must be able to watch descriptors (``loop.add_reader``).
+        """
+        return await infer_await(self, allocator)
 
     def infer_async(
         self, *, allocator: Allocator | None = None, trace: Trace | None = None

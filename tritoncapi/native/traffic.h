@@ -1,4 +1,4 @@
-/* Traffic: prepared requests, sent again and again by threads of its own. Shared by traffic*.c alone.
+/* Traffic: prepared requests, sent again and again by threads of its own. For traffic.c, worker.c, tally.c, slot.c.
  *
  * A slot is one prepared request. Callbacks write what they saw into the slot; the one that completes it (final
  * response and release, in either order) pushes it to its worker, who alone counts, and sends it again. */
@@ -146,6 +146,10 @@ TRITONSERVER_Error *tc_slot_arm(struct tc_slot *slot, const struct tc_target_opt
 void tc_slot_response(TRITONSERVER_InferenceResponse *response, const uint32_t flags, void *userp);
 void tc_slot_release(TRITONSERVER_InferenceRequest *request, const uint32_t flags, void *userp);
 int tc_error_code(TRITONSERVER_Error *error);
+
+/* Tallies */
+void tc_tally_end(struct tc_worker *worker, struct tc_slot *slot);
+void tc_tally_refusal(struct tc_worker *worker, struct tc_slot *slot, int code);
 
 /* Workers, and what they share */
 void *tc_worker_run(void *worker);
