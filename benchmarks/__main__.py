@@ -1,7 +1,7 @@
-"""``python -m benchmarks [startup] [infer] [lifecycles]``: ratios measured side by side in one run.
+"""``python -m benchmarks [startup] [infer] [speed] [lifecycles]``: ratios measured side by side in one run.
 
-Each pair runs in turn, A B A B, so that a machine whose speed drifts drifts for both; the ratio is the median of the
-pairs' ratios.
+Absolute times are for context. Each pair runs in turn, A B A B, so that a machine whose speed drifts drifts for both;
+the ratio is the median of the pairs' ratios.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import os
 import platform
 import sys
 
-from . import infer, lifecycles, startup
+from . import infer, lifecycles, speed, startup
 
-ALL = {"startup": startup.main, "infer": infer.main, "lifecycles": lifecycles.main}
+ALL = {"startup": startup.main, "infer": infer.main, "speed": speed.main, "lifecycles": lifecycles.main}
 
 
 def main(names: list[str]) -> int:

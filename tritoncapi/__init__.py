@@ -23,6 +23,8 @@ from .allocator import Allocation, AllocatorCounts, CallableAllocator, ResponseA
 from .attributes import BufferAttributes
 from .dlpack import TensorView, from_dlpack
 from .execution import Execution, InferTimeout, Progress
+from .histogram import Histogram, Interval, Series
+from .many import Responses
 from .memory import Buffer
 from .message import Message
 from .metrics import Metric, MetricFamily
@@ -33,6 +35,8 @@ from .request import InferenceRequest
 from .response import InferenceResponse, Output
 from .server import IndexEntry, Server, StopTimeout
 from .trace import Activity, Trace, TracedTensor
+from .traffic import Sample, Target, Traffic
+from .traffic_report import Ending, TrafficCount, TrafficFigures, TrafficReport
 
 __all__ = [
     "CPU",
@@ -45,13 +49,16 @@ __all__ = [
     "CallableAllocator",
     "DataType",
     "DeviceLimit",
+    "Ending",
     "ErrorCode",
     "Execution",
+    "Histogram",
     "IndexEntry",
     "InferTimeout",
     "InferenceRequest",
     "InferenceResponse",
     "InstanceGroupKind",
+    "Interval",
     "Library",
     "LogFormat",
     "LogLevel",
@@ -72,14 +79,22 @@ __all__ = [
     "RequestFlag",
     "Resource",
     "ResponseAllocator",
+    "Responses",
+    "Sample",
+    "Series",
     "Server",
     "ServerOptions",
     "StopTimeout",
+    "Target",
     "TensorView",
     "Trace",
     "TraceActivity",
     "TraceLevel",
     "TracedTensor",
+    "Traffic",
+    "TrafficCount",
+    "TrafficFigures",
+    "TrafficReport",
     "Triton",
     "find",
     "from_dlpack",

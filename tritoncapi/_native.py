@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,127 @@ class Counts(ctypes.Structure):
     ]
 
 
+class Run(ctypes.Structure):
+    """``struct tc_run``: one request in one native call. ``response`` is an address, NULL without a whole answer."""
+
+    allocator: Any
+    allocator_userp: int | None
+    timeout_ns: int
+    key: int
+    response: int | None
+    time_ns: int
+    thread: int
+    final: int
+    failed: int
+    _fields_ = [
+        ("server", T.Server_p),
+        ("request", T.InferenceRequest_p),
+        ("allocator", T.ResponseAllocator_p),
+        ("allocator_userp", c_void_p),
+        ("trace", T.InferenceTrace_p),
+        ("timeout_ns", c_int64),
+        ("key", c_uint64),
+        ("response", c_void_p),
+        ("time_ns", c_int64),
+        ("thread", c_int64),
+        ("final", c_uint32),
+        ("failed", c_uint32),
+    ]
+
+
+RUN_RESPONSE: int = Run.__dict__["response"].offset  # bytes
+
+
+class Answer(ctypes.Structure):
+    """``struct tc_answer``: one of many."""
+
+    response: int | None
+    time_ns: int
+    thread: int
+    final: int
+    failed: int
+    _fields_ = [
+        ("response", c_void_p),
+        ("time_ns", c_int64),
+        ("thread", c_int64),
+        ("final", c_uint32),
+        ("failed", c_uint32),
+    ]
+
+
+class TrafficOptions(ctypes.Structure):
+    """``struct tc_traffic_options``."""
+
+    _fields_ = [
+        *((name, c_double) for name in ("rate", "max_error_rate")),
+        *((name, c_uint64) for name in ("seed", "requests", "warmup_requests", "check_every", "least_for_errors")),
+        *((name, c_int64) for name in ("duration_ns", "warmup_ns", "patience_ns")),
+        *((name, c_uint32) for name in ("poisson", "threads", "targets", "concurrency")),
+    ]
+
+
+class TargetOptions(ctypes.Structure):
+    """``struct tc_target_options``."""
+
+    _fields_ = [
+        ("weight", c_double),
+        ("cancel_rate", c_double),
+        ("allocator", T.ResponseAllocator_p),
+        ("allocator_userp", c_void_p),
+        ("sequence_length", c_uint32),
+        ("decoupled", c_uint32),
+    ]
+
+
+CODES = 8  # TC_CODES
+
+
+class TrafficCounts(ctypes.Structure):
+    """``struct tc_traffic_counts``."""
+
+    codes: Any
+    _fields_ = [
+        *(
+            (name, c_uint64)
+            for name in (
+                *("submitted", "warmup", "completed", "errors", "refused", "warmup_refused", "responses", "cancels"),
+                *("sequences", "unsent", "lost", "samples", "skipped"),
+            )
+        ),
+        ("codes", c_uint64 * CODES),
+    ]
+
+
+class Sample(ctypes.Structure):
+    """``struct tc_sample``: a response that was picked to be checked."""
+
+    response: Any
+    inputs: int
+    correlation: int
+    intended_ns: int
+    submit_ns: int
+    final_ns: int
+    target: int
+    step: int
+    last: int
+    _fields_ = [
+        ("response", T.InferenceResponse_p),
+        *((name, c_uint64) for name in ("inputs", "correlation")),
+        *((name, c_int64) for name in ("intended_ns", "submit_ns", "final_ns")),
+        *((name, c_uint32) for name in ("target", "step", "last")),
+    ]
+
+
+class Cell(ctypes.Structure):
+    """``struct tc_cell``."""
+
+    completed: int
+    errors: int
+    latency_sum_ns: int
+    latency_max_ns: int
+    _fields_ = [(name, c_uint64) for name in ("completed", "errors", "latency_sum_ns", "latency_max_ns")]
+
+
 class Native:
     """The native library, bound to one loaded libtritonserver."""
 
@@ -119,6 +240,20 @@ class Native:
             *(unlocked, "call_start", T.Error_p, T.Server_p, T.InferenceRequest_p, T.ResponseAllocator_p),
             *(c_void_p, T.InferenceTrace_p, POINTER(c_uint64)),
         )
+        # Addresses in, an error's address or None out: what is called for each request must cost little.
+        self.call_run = bind(unlocked, "call_run", c_void_p, c_void_p)
+        self.call_run_many = bind(
+            *(unlocked, "call_run_many", c_void_p, c_void_p, POINTER(Answer), c_size_t, c_int64),
+            *(POINTER(c_size_t), POINTER(c_size_t)),
+        )
+        self.inbox_new = bind(locked, "inbox_new", c_void_p, POINTER(c_int))
+        self.inbox_close = bind(locked, "inbox_close", None, c_void_p)
+        self.inbox_collect = bind(
+            locked, "inbox_collect", c_size_t, c_void_p, POINTER(c_uint64), POINTER(Answer), c_size_t
+        )
+        self.call_post = bind(unlocked, "call_post", c_void_p, c_void_p, c_void_p)
+        self.answers_delete = bind(unlocked, "answers_delete", c_void_p, POINTER(Answer), c_size_t)
+        self.response_delete = bind(locked, "response_delete", c_void_p, T.InferenceResponse_p)
         self.call_wait = bind(unlocked, "call_wait", c_int, c_uint64, c_int64, c_int, POINTER(State))
         self.call_take = bind(locked, "call_take", c_int, c_uint64, POINTER(Event))
         self.call_close = bind(unlocked, "call_close", None, c_uint64)
@@ -136,11 +271,54 @@ class Native:
         )
         self.allocator_clear = bind(locked, "allocator_clear", None, c_void_p)
         self.allocator_delete = bind(locked, "allocator_delete", c_uint64, c_void_p)
+        self._bind_traffic(bind, unlocked, locked)
         self.alloc_fn = T.AllocFn(("tc_allocator_alloc", unlocked))
         self.release_fn = T.ReleaseFn(("tc_allocator_release", unlocked))
         self.start_fn = T.StartFn(("tc_allocator_start", unlocked))
         self.query_fn = T.QueryFn(("tc_allocator_query", unlocked))
         self.attributes_fn = T.BufferAttributesFn(("tc_allocator_attributes", unlocked))
+
+    def _bind_traffic(self, bind: Any, unlocked: ctypes.CDLL, locked: ctypes.PyDLL) -> None:
+        self.histogram_size = bind(locked, "histogram_size", c_size_t)
+        self.histogram_clear = bind(locked, "histogram_clear", None, c_void_p)
+        self.histogram_record = bind(locked, "histogram_record", None, c_void_p, c_uint64)
+        self.histogram_record_many = bind(unlocked, "histogram_record_many", None, c_void_p, c_void_p, c_size_t)
+        self.histogram_merge = bind(locked, "histogram_merge", None, c_void_p, c_void_p)
+        self.histogram_quantile = bind(locked, "histogram_quantile", c_uint64, c_void_p, c_double)
+        self.histogram_totals = bind(locked, "histogram_totals", None, c_void_p, POINTER(c_uint64))
+        self.histogram_read = bind(
+            locked, "histogram_read", c_size_t, c_void_p, POINTER(c_uint64), POINTER(c_uint64), c_size_t
+        )
+        self.series_size = bind(locked, "series_size", c_size_t)
+        self.series_begin = bind(locked, "series_begin", None, c_void_p, c_int64)
+        self.series_add = bind(locked, "series_add", None, c_void_p, c_int64, c_uint64, c_int)
+        self.series_merge = bind(locked, "series_merge", None, c_void_p, c_void_p)
+        self.series_read = bind(locked, "series_read", c_size_t, c_void_p, POINTER(Cell), c_size_t, POINTER(c_int64))
+
+        self.traffic_new = bind(locked, "traffic_new", c_void_p, T.Server_p, POINTER(TrafficOptions))
+        self.traffic_target = bind(locked, "traffic_target", None, c_void_p, c_uint32, POINTER(TargetOptions))
+        self.traffic_share = bind(locked, "traffic_share", c_uint32, c_void_p, c_uint32)
+        self.traffic_slot = bind(
+            *(locked, "traffic_slot", T.Error_p, c_void_p, c_uint32, c_uint32, T.InferenceRequest_p, c_uint64),
+            POINTER(c_void_p),
+        )
+        self.traffic_slot_held = bind(locked, "traffic_slot_held", c_int, c_void_p)
+        self.traffic_start = bind(unlocked, "traffic_start", c_int, c_void_p)
+        self.traffic_stop = bind(locked, "traffic_stop", None, c_void_p, c_int)
+        self.traffic_wait = bind(unlocked, "traffic_wait", c_int, c_void_p, c_int64, POINTER(Sample))
+        self.traffic_counts = bind(unlocked, "traffic_counts", None, c_void_p, c_uint32, POINTER(TrafficCounts))
+        self.traffic_histogram = bind(unlocked, "traffic_histogram", None, c_void_p, c_uint32, c_int, c_void_p)
+        self.traffic_series = bind(unlocked, "traffic_series", None, c_void_p, c_void_p)
+        self.traffic_threads = bind(
+            unlocked, "traffic_threads", c_size_t, c_void_p, c_uint32, POINTER(c_int64), c_size_t
+        )
+        self.traffic_state = bind(locked, "traffic_state", c_int, c_void_p, POINTER(c_int64))
+        self.traffic_running = bind(locked, "traffic_running", c_uint32, c_void_p)
+        self.traffic_message = bind(locked, "traffic_message", c_char_p, c_void_p, c_int)
+        self.traffic_delete = bind(unlocked, "traffic_delete", c_uint64, c_void_p)
+        self.slot_strays = bind(locked, "slot_strays", c_uint64)
+        self.plain_alloc_fn = T.AllocFn(("tc_plain_alloc", unlocked))
+        self.plain_release_fn = T.ReleaseFn(("tc_plain_release", unlocked))
 
     def open_calls(self) -> tuple[int, int]:
         """Calls that are open now, and responses that came for a call that was closed already."""

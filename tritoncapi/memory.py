@@ -224,11 +224,12 @@ class Buffer:
         hold = self._hold
         if hold is None or sys.is_finalizing():
             return
-        message = f"unclosed {self!r}"
+        warns = self.owned and self.place.memory_type != MemoryType.CPU
+        message = f"unclosed {self!r}" if warns else ""
         # The warning may keep the buffer alive, and then it must not look open.
         self._hold = None
         try:
-            if self.owned and self.place.memory_type != MemoryType.CPU:
+            if warns:
                 warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
         finally:
             hold.drop()

@@ -13,17 +13,20 @@ import numpy.typing as npt
 
 from ._handle import Handle
 from ._names import c_name
-from ._types import DataType, ParameterType, RequestFlag
+from ._native import RUN_RESPONSE, Answer, Run
+from ._types import DataType, Error_p, InferenceResponse_p, MemoryType, ParameterType, RequestFlag
 from .allocator import Allocator
 from .attributes import BufferAttributes
+from .awaiting import infer_await
 from .dlpack import TensorView, from_dlpack
 from .errors import Error, InFlightError
 from .execution import Execution, InferTimeout
+from .many import the_one
 from .memory import Buffer
 from .parameter import ParameterValue, parameter_type
 from .pending import Abandoned, InferFuture, stream_async
 from .response import InferenceResponse
-from .tensor import datatype_of, encode
+from .tensor import datatype_of, encode, raw_address
 from .trace import Trace
 
 if TYPE_CHECKING:
@@ -31,6 +34,12 @@ if TYPE_CHECKING:
 
 InputData = npt.ArrayLike | TensorView | Any
 """A tensor: an array or what NumPy makes one of, a TensorView, or anything with DLPack (a CuPy or torch tensor)."""
+
+
+_ON_CPU = (MemoryType.CPU, 0)
+_IN_FLIGHT = "this request is in flight: wait for its final response and its release first"
+_FIRST_WAIT = 0.01  # seconds in one native call with the request's lock held; longer waits can be interrupted
+_FIRST_WAIT_NS = int(_FIRST_WAIT * 1e9)
 
 
 class InferenceRequest(Handle):
@@ -50,8 +59,15 @@ class InferenceRequest(Handle):
         self.model = model
         self._held: dict[str, list[object]] = {}  # what the appended addresses belong to
         self._execution: Execution | None = None
+        self._run = Run()
+        self._run_at = ctypes.addressof(self._run)
+        self._running = False  # within one native call, which holds the lock
+        self._threads: set[int] = set()  # the model answered on these
+        self._chosen: Allocator | None = None  # the one in _run
         self._lock = threading.RLock()  # a stopping server closes requests that other threads are about to start
-        super().__init__(self._api.InferenceRequestNew(server.pointer, c_name(model, "a model's"), version), server)
+        pointer = self._api.InferenceRequestNew(server.pointer, c_name(model, "a model's"), version)
+        super().__init__(pointer, server)
+        self._run.server, self._run.request = server.pointer, pointer
         server._adopt(self)
 
     # What the request says
@@ -59,13 +75,15 @@ class InferenceRequest(Handle):
     @property
     def pointer(self) -> Any:
         """The C pointer, while it is ours."""
-        if self.in_flight:
-            raise InFlightError("this request is in flight: wait for its final response and its release first")
+        if self._running or self.in_flight:
+            raise InFlightError(_IN_FLIGHT)
         return super().pointer
 
     @property
     def in_flight(self) -> bool:
         """True from ``start`` until the final response and the release have both come."""
+        if self._running:
+            return self._run.key != 0  # submitted: from now on it can be cancelled
         return self._execution is not None and not self._execution.done
 
     @property
@@ -139,11 +157,20 @@ class InferenceRequest(Handle):
 
         Data for a ``host_policy`` does not do alone: Triton wants some for everybody too (``append``).
         """
-        datatype, shape, buffer = tensor_of(data)
+        array: Any = data
+        address = raw_address(array) if host_policy is None else None
+        if address is None:
+            datatype, shape, buffer = tensor_of(array)
+        else:
+            datatype, shape = datatype_of(array), array.shape
         if name in self._held:
             self.remove_input(name)
         self.add_input(name, datatype, shape)
-        self.append(name, buffer, host_policy=host_policy)
+        if address is None:
+            self.append(name, buffer, host_policy=host_policy)
+        else:  # no Buffer for the plainest case: it would cost more than all the rest
+            self._api.InferenceRequestAppendInputData(self.pointer, name.encode(), address, array.nbytes, *_ON_CPU)
+            self._held[name].append(array)
 
     def add_input(self, name: str, datatype: DataType, shape: Sequence[int]) -> None:
         """Declares an input; ``append`` gives it data (``TRITONSERVER_InferenceRequestAddInput``)."""
@@ -246,10 +273,100 @@ class InferenceRequest(Handle):
         """Runs the request and returns its one response. Raises the response's error; InferTimeout after ``timeout``
         seconds; Error when a decoupled model sends none or several (use ``stream``).
         """
-        execution = self.start(allocator, trace)
-        if not execution.wait(timeout):
-            raise InferTimeout(execution.explain(timeout))
-        return only_response(execution)
+        if trace is not None or (timeout is not None and timeout < _FIRST_WAIT):
+            execution = self.start(allocator, trace)
+            if not execution.wait(timeout):
+                raise InferTimeout(execution.explain(timeout))
+            return only_response(execution)
+        run = self._run
+        with self._lock:
+            self._make_ready(allocator)
+            try:
+                error = self._library.native.call_run(self._run_at)
+            except BaseException:  # Ctrl-C came meanwhile
+                self._collect()
+                if run.response:
+                    self._api.InferenceResponseDelete(InferenceResponse_p.from_buffer_copy(run, RUN_RESPONSE))
+                raise
+            if error:
+                self._running = False
+                raise self._api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_ServerInferAsync")
+            unfinished = self._collect()
+            response = self._answer() if unfinished is None else None
+        if response is None:
+            assert unfinished is not None
+            if not unfinished.wait(None if timeout is None else timeout - _FIRST_WAIT):
+                raise InferTimeout(unfinished.explain(timeout))
+            return only_response(unfinished)
+        return response
+
+    # One native call for a whole request: what comes before it and after it
+
+    def _make_ready(self, allocator: Allocator | None) -> Allocator:
+        """Fills ``_run`` for a native call, in which the request is in flight; the lock is held.
+
+        Raises ClosedError, InFlightError.
+        """
+        if self._execution is not None:
+            if not self._execution.done:
+                raise InFlightError(_IN_FLIGHT)
+            self._put_away(self._execution)
+            self._execution = None
+        if self._running:
+            raise InFlightError(_IN_FLIGHT)
+        if self._pointer is None or self._server._pointer is None:
+            self.pointer, self._server.pointer  # noqa: B018 - whichever is closed says so
+        chosen: Allocator = allocator if allocator is not None else self._server.default_allocator
+        run = self._run
+        run.allocator, run.allocator_userp = chosen.pointer, chosen.userp
+        run.timeout_ns = _FIRST_WAIT_NS
+        self._chosen = chosen
+        self._running = True
+        return chosen
+
+    def _collect(self) -> Execution | None:
+        """After the native call: the execution that goes on, or None, and then ``_answer`` takes the response."""
+        run = self._run
+        key, run.key = run.key, 0
+        if key:
+            self._execution = Execution(self._library, key, (self._chosen, self._server))
+        elif run.thread:
+            self._threads.add(run.thread)
+        self._running = False
+        return self._execution
+
+    def _answer(self) -> InferenceResponse:
+        """The response in ``_run``. Raises its error."""
+        run = self._run
+        pointer = InferenceResponse_p.from_buffer_copy(run, RUN_RESPONSE)
+        run.response = None
+        response = self._response(run, pointer, self._chosen)
+        return checked(response) if run.failed else response
+
+    def _response(self, answer: Run | Answer, pointer: Any, chosen: Allocator | None) -> InferenceResponse:
+        return InferenceResponse(
+            *(pointer, self._library, chosen, self._server),
+            final=bool(answer.final),
+            time_ns=answer.time_ns,
+            quick=chosen is self._server._default_allocator,
+        )
+
+    def _arrived(self, key: int, answer: Answer, pointer: Any, chosen: Allocator) -> InferenceResponse:
+        """The whole answer to the call ``key``, which is closed by now."""
+        with self._lock:
+            execution = self._execution
+            if execution is not None and execution.key == key:
+                self._execution = None
+            self._threads.add(answer.thread)
+        return self._response(answer, pointer, chosen)
+
+    async def infer_await(self, *, allocator: Allocator | None = None) -> InferenceResponse:
+        """Runs the request in a coroutine; errors as for ``infer``. Cancelling the task cancels the request.
+
+        The quickest way in asyncio: no thread and no future of another kind lies between Triton and the event loop,
+        which must be able to watch descriptors (``loop.add_reader``).
+        """
+        return await infer_await(self, allocator)
 
     def infer_async(
         self, *, allocator: Allocator | None = None, trace: Trace | None = None
@@ -302,8 +419,15 @@ class InferenceRequest(Handle):
                 return
             if execution is not None:
                 self._put_away(execution)
+            for thread in self._heard():
+                self._server._heard(self.model, thread)
             super().close()
             self._held.clear()
+
+    def _heard(self) -> set[int]:
+        """The threads that the model answered on since this was last asked, in the quick way of ``infer``."""
+        threads, self._threads = self._threads, set()
+        return threads
 
     def _put_away(self, execution: Execution) -> None:
         self._server._heard(self.model, execution.thread)
@@ -344,11 +468,4 @@ def checked(response: InferenceResponse) -> InferenceResponse:
 
 def only_response(execution: Execution) -> InferenceResponse:
     """The one response of a finished execution, checked."""
-    found = []
-    while (response := execution.poll()) is not None:
-        found.append(response)
-    if len(found) == 1:
-        return checked(found[0])
-    for response in found:
-        response.close()
-    raise Error(f"the model sent {len(found)} responses where one is due; a decoupled model needs stream()")
+    return checked(the_one(execution))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,13 +11,15 @@ import numpy.typing as npt
 
 from ._handle import Handle
 from ._library import Library
-from ._types import DataType, MemoryType
+from ._types import DataType, Error_p, MemoryType
 from .dlpack import TensorView
 from .errors import Error, TritonError
 from .memory import Buffer
 from .parameter import ParameterValue, read_value
-from .place import Place
-from .tensor import decode
+from .place import CPU, Place
+from .tensor import decode, view_at
+
+_DATATYPES = {int(datatype): datatype for datatype in DataType}
 
 
 class Output:
@@ -32,11 +35,11 @@ class Output:
         name, datatype, shape, dims, base, nbytes, kind, device, userp = row
         self.index = index
         self.name: str = name.decode()
-        self.datatype = DataType(datatype)
+        self.datatype = _DATATYPES[datatype]
         self.shape: tuple[int, ...] = tuple(shape[:dims]) if dims else ()
         self.address: int = base or 0
         self.nbytes: int = nbytes
-        self.place = Place(MemoryType(kind), device)
+        self.place = CPU if kind == CPU.memory_type and device == CPU.device else Place(MemoryType(kind), device)
         self.userp: int | None = userp
         self._response = response
         self._lease = lease
@@ -54,7 +57,8 @@ class Output:
     def numpy(self) -> npt.NDArray[Any]:
         """The values: a view for fixed-size elements in host memory, else a copy (GPU, BYTES, BF16 as float32)."""
         if self.place.on_host:
-            return decode(self.buffer, self.datatype, self.shape)
+            found = view_at(self.address, self.nbytes, self.datatype, self.shape, self._lease)
+            return found if found is not None else decode(self.buffer, self.datatype, self.shape)
         return decode(self.buffer.tobytes(), self.datatype, self.shape)
 
     def __dlpack__(self, **arguments: Any) -> object:
@@ -81,9 +85,20 @@ class InferenceResponse(Handle):
 
     noun = "inference response"
 
-    def __init__(self, pointer: Any, library: Library, *parents: object, final: bool = True, time_ns: int = 0) -> None:
+    def __init__(
+        self,
+        pointer: Any,
+        library: Library,
+        *parents: object,
+        final: bool = True,
+        time_ns: int = 0,
+        quick: bool = False,
+    ) -> None:
+        """``quick``: its buffers are on the CPU and belong to a native allocator, so deleting it keeps the lock."""
         super().__init__(pointer, library, *parents)
+        self._library = library
         self._api = library.api
+        self._quick = quick
         self.final = final
         self.time_ns = time_ns
         self._outputs: dict[str, Output] | None = None
@@ -153,7 +168,11 @@ class InferenceResponse(Handle):
     def _dispose(self, pointer: Any) -> None:
         self._outputs = None
         lease = self._lease() if self._lease is not None else None
-        if lease is None:
+        if lease is None and self._quick:
+            error = self._library.native.response_delete(pointer)
+            if error:
+                raise self._api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_InferenceResponseDelete")
+        elif lease is None:
             self._api.InferenceResponseDelete(pointer)
         else:
             lease.end(lambda: self._api.InferenceResponseDelete(pointer))

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from ._types import MetricFormat, ModelBatchFlag, ModelIndexFlag, ModelTxnProper
 from .allocator import Allocator, ResponseAllocator
 from .dispatcher import dispatcher
 from .errors import Error, TritonError
+from .many import Responses, infer_many
 from .message import take_json
 from .options import PathLike, ServerOptions
 from .parameter import ParameterValue, parameter_array
@@ -28,6 +29,7 @@ from .place import CPU
 from .request import InferenceRequest, InputData
 from .response import InferenceResponse
 from .trace import Trace
+from .traffic import Traffic, close_all
 from .waiting import asleep, foreign_threads, wait_for
 
 DEFAULT_STOP_TIMEOUT = 30.0  # seconds; Triton's own default
@@ -89,6 +91,7 @@ class Server(Handle):
         self.options = options
         self._api = self.library.api
         self._requests: weakref.WeakSet[InferenceRequest] = weakref.WeakSet()
+        self._traffics: weakref.WeakSet[Traffic] = weakref.WeakSet()
         self._default_allocator: ResponseAllocator | None = None
         self._lock = threading.Lock()
         self._unheard: set[str] = set()  # models that were loaded and have not answered
@@ -174,7 +177,7 @@ class Server(Handle):
         else:
             with parameter_array(self.library, parameters) as (array, count):
                 self._api.ServerLoadModelWithParameters(self.pointer, c_name(model, "a model's"), array, count)
-        self._unheard.add(model)
+        self._loaded(model)
 
     def unload(self, model: str, *, dependents: bool = False, timeout: float | None = None) -> None:
         """Starts to unload a model (``TRITONSERVER_ServerUnloadModel``, ``...AndDependents``).
@@ -220,6 +223,8 @@ class Server(Handle):
     @property
     def default_allocator(self) -> ResponseAllocator:
         """The allocator of requests that name none: everything on the CPU, nothing on record."""
+        if self._default_allocator is not None:  # asked for each request
+            return self._default_allocator
         with self._lock:
             if self._default_allocator is None:
                 self._default_allocator = ResponseAllocator(CPU, keep_records=False, library=self.library)
@@ -270,6 +275,21 @@ class Server(Handle):
         with self.request(model, inputs, **settings) as request:
             return request.infer(timeout=timeout, allocator=allocator, trace=trace)
 
+    def infer_many(
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        timeout: float | None = None,
+        allocator: Allocator | None = None,
+    ) -> Responses:
+        """Submits prepared requests and collects their responses, without a word of Python in between.
+
+        Each must have one response: Error for a decoupled model that sends none or several. Error responses are not
+        raised. InferTimeout when some are not there after ``timeout`` seconds: those requests are still in flight.
+        When Triton refuses one (``TRITONSERVER_ServerInferAsync``) that is raised, and the others' answers are dropped.
+        """
+        return infer_many(self, requests, timeout, allocator)
+
     def infer_async(
         self,
         model: str,
@@ -311,6 +331,7 @@ class Server(Handle):
         Triton's own stop polls once a second. Unloading first, and waiting for the index to say so, spares that second.
         """
         deadline = time.monotonic() + timeout
+        close_all(self._traffics)
         with self._lock:  # other threads may be making requests
             requests = list(self._requests)
         for request in requests:
@@ -362,6 +383,11 @@ class Server(Handle):
         with self._lock:
             self._requests.add(request)
 
+    def _loaded(self, model: str) -> None:
+        """It is not known on which thread the model will answer."""
+        with self._lock:
+            self._unheard.add(model)
+
     def _heard(self, model: str, thread: int) -> None:
         """A model answered, on this thread."""
         if thread:
@@ -373,10 +399,14 @@ class Server(Handle):
         """Waits for the threads on which the model (default: any) answered; for all if it was only loaded."""
         if self._guard is not _pools:
             return
+        for traffic in list(self._traffics):
+            traffic.tell_threads()
         for request in list(self._requests):
             execution = request._execution
             if execution is not None:
                 self._heard(request.model, execution.thread)
+            for thread in request._heard():
+                self._heard(request.model, thread)
         with self._lock:
             models = {*self._unheard, *self._heard_from} if model is None else {model}
             unheard = self._unheard & models

@@ -58,14 +58,41 @@ def datatype_of(source: npt.NDArray[Any] | npt.DTypeLike) -> DataType:
     Raises TypeError where Triton has none, such as complex numbers, dates or long double.
     """
     dtype = source.dtype if isinstance(source, (np.ndarray, np.generic)) else np.dtype(source)
+    found = _BY_KIND.get((dtype.kind, dtype.itemsize))
+    if found is not None:
+        return found
     if dtype.kind in _BYTES_KINDS:
         return DataType.BYTES
     if dtype.name == "bfloat16":
         return DataType.BF16
-    try:
-        return _BY_KIND[dtype.kind, dtype.itemsize]
-    except KeyError:
-        raise TypeError(f"Triton has no datatype for NumPy's {dtype}") from None
+    raise TypeError(f"Triton has no datatype for NumPy's {dtype}")
+
+
+def raw_address(array: object) -> int | None:
+    """Where the tensor's bytes lie as they are: of a contiguous array of a plain type. None: it needs ``encode``."""
+    if type(array) is not np.ndarray or not array.size:
+        return None
+    dtype = array.dtype
+    if not array.flags.c_contiguous or not dtype.isnative or (dtype.kind, dtype.itemsize) not in _BY_KIND:
+        return None
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def view_at(address: int, nbytes: int, datatype: DataType, shape: tuple[int, ...], owner: object) -> Any:
+    """The plain tensor at a host address as a NumPy array that keeps ``owner`` alive. None: it needs ``decode``."""
+    dtype = _PLAIN.get(datatype)
+    if dtype is None or not nbytes or math.prod(shape) * dtype.itemsize != nbytes:
+        return None
+    return np.asarray(_View(owner, {"version": 3, "shape": shape, "typestr": dtype.str, "data": (address, False)}))
+
+
+class _View:
+    """The base of such an array."""
+
+    def __init__(self, owner: object, interface: dict[str, Any]) -> None:
+        self.owner = owner
+        self.__array_interface__ = interface
 
 
 def element_size(datatype: DataType) -> int:

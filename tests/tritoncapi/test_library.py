@@ -238,7 +238,8 @@ void *TRITONSERVER_ApiVersion(uint32_t *major, uint32_t *minor) {{ *major = {maj
 """
 NATIVE_NEEDS = [
     *("ErrorNew", "ErrorDelete", "InferenceRequestSetReleaseCallback", "InferenceRequestSetResponseCallback"),
-    *("ServerInferAsync", "InferenceResponseDelete", "BufferAttributesSetCudaIpcHandle"),
+    *("ServerInferAsync", "InferenceResponseDelete", "InferenceResponseError", "BufferAttributesSetCudaIpcHandle"),
+    *("ErrorCode", "ErrorMessage", "InferenceRequestSetFlags", "InferenceRequestSetCorrelationId"),
 ]
 
 
@@ -273,7 +274,7 @@ for name in ("MetricObserve", "ServerStop"):
 """
     out = child(source, path)
     assert out.splitlines() == [
-        "(1, 17) 164 False",
+        "(1, 17) 159 False",
         "TRITONSERVER_MetricObserve is not in the loaded libtritonserver: it needs C API 1.34 or newer",
         "TRITONSERVER_ServerStop is not in the loaded libtritonserver: it needs C API 1.17 or newer",
     ]

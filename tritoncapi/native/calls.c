@@ -4,107 +4,38 @@
  * callback files its event under the call's key and wakes whoever waits. Keys are never reused, so an answer that comes
  * after the call was closed (a backend that answers twice) finds nothing, is counted as a stray and deleted. */
 #define _GNU_SOURCE
-#include <pthread.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "triton.h"
-
-struct tc_event {
-  TRITONSERVER_InferenceResponse *response; /* NULL: a final flag without a response */
-  int64_t time_ns;
-  uint32_t flags;
-};
-
-struct tc_state {
-  uint32_t responses;    /* response callbacks with a response */
-  uint32_t finals;       /* response callbacks with the FINAL flag */
-  uint32_t releases;     /* release callbacks with the ALL flag */
-  uint32_t reschedules;  /* release callbacks without it */
-  uint32_t waiting;      /* events filed and not yet taken */
-  uint32_t done;         /* final response and release both came */
-  int64_t start_ns, first_response_ns, final_ns, release_ns;
-  int64_t thread; /* kernel's id of the thread that the last callback came on: the model instance's, mostly */
-};
-
-struct call {
-  pthread_mutex_t lock;
-  pthread_cond_t changed;
-  uint64_t key;
-  uint32_t references; /* guarded by the table's lock */
-  bool notify;
-  bool closed;
-  struct tc_state state;
-  struct tc_event *events; /* events[head, tail) wait to be taken */
-  size_t head, tail, capacity;
-  struct call *next; /* in its bucket */
-};
+#include "calls.h"
 
 enum { BUCKETS = 1024 }; /* a power of two; keys are consecutive, so they spread evenly */
 
 static struct {
   pthread_mutex_t lock;
-  struct call *buckets[BUCKETS];
+  struct tc_call *buckets[BUCKETS];
   uint64_t last_key;
   uint64_t open;
   uint64_t strays;
 } table = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-/* Keys of calls that asked for notices and on which something happened; drained by the one dispatcher thread. */
-static struct {
-  pthread_mutex_t lock;
-  pthread_cond_t changed;
-  bool ready;
-  uint64_t *keys;
-  size_t head, tail, capacity;
-} notices = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
-static int64_t this_thread(void) {
-  static _Thread_local int64_t id;
-  if (!id) id = (int64_t)syscall(SYS_gettid);
-  return id;
-}
-
-static void init_condition(pthread_cond_t *condition) {
-  pthread_condattr_t attributes;
-  pthread_condattr_init(&attributes);
-  pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-  pthread_cond_init(condition, &attributes);
-  pthread_condattr_destroy(&attributes);
-}
-
-/* Waits until signalled or until `deadline` (ns, CLOCK_MONOTONIC; negative: for ever). False when the time is over. */
-static bool wait_until(pthread_cond_t *condition, pthread_mutex_t *lock, int64_t deadline) {
-  if (deadline < 0) {
-    pthread_cond_wait(condition, lock);
-    return true;
-  }
-  struct timespec until = {.tv_sec = deadline / 1000000000, .tv_nsec = deadline % 1000000000};
-  return pthread_cond_timedwait(condition, lock, &until) == 0;
-}
-
-static int64_t deadline_after(int64_t timeout_ns) { return timeout_ns < 0 ? -1 : tc_now() + timeout_ns; }
-
-static struct call *find(uint64_t key) {
+struct tc_call *tc_call_find(uint64_t key) {
   pthread_mutex_lock(&table.lock);
-  struct call *call = table.buckets[key % BUCKETS];
+  struct tc_call *call = table.buckets[key % BUCKETS];
   while (call && call->key != key) call = call->next;
   if (call) call->references++;
   pthread_mutex_unlock(&table.lock);
   return call;
 }
 
-static void put_back(struct call *call) {
+void tc_call_put_back(struct tc_call *call) {
   pthread_mutex_lock(&table.lock);
   bool last = --call->references == 0;
   pthread_mutex_unlock(&table.lock);
   if (!last) return;
   pthread_cond_destroy(&call->changed);
   pthread_mutex_destroy(&call->lock);
+  if (call->inbox) tc_inbox_drop(call->inbox);
   free(call->events);
   free(call);
 }
@@ -122,27 +53,7 @@ static void count_stray(TRITONSERVER_InferenceResponse *response) {
   delete_response(response);
 }
 
-static void post_notice(uint64_t key) {
-  pthread_mutex_lock(&notices.lock);
-  if (notices.head == notices.tail) notices.head = notices.tail = 0;
-  if (notices.tail == notices.capacity && notices.head > notices.capacity / 2) {
-    memmove(notices.keys, notices.keys + notices.head, (notices.tail - notices.head) * sizeof *notices.keys);
-    notices.tail -= notices.head;
-    notices.head = 0;
-  }
-  if (notices.tail == notices.capacity) {
-    size_t capacity = notices.capacity ? 2 * notices.capacity : 256;
-    uint64_t *keys = realloc(notices.keys, capacity * sizeof *keys);
-    if (!keys) abort(); /* losing a completion would hang its waiter for ever */
-    notices.keys = keys;
-    notices.capacity = capacity;
-  }
-  notices.keys[notices.tail++] = key;
-  if (notices.ready) pthread_cond_signal(&notices.changed);
-  pthread_mutex_unlock(&notices.lock);
-}
-
-static void file_event(struct call *call, struct tc_event event) {
+static void file_event(struct tc_call *call, struct tc_event event) {
   if (call->head == call->tail) call->head = call->tail = 0;
   if (call->tail == call->capacity) {
     size_t capacity = call->capacity ? 2 * call->capacity : 2;
@@ -154,9 +65,17 @@ static void file_event(struct call *call, struct tc_event event) {
   call->events[call->tail++] = event;
 }
 
+/* Wakes those who wait for what came. One who waits for the end is not woken for each part of it. */
+static void announce(struct tc_call *call) {
+  bool before = call->state.done;
+  call->state.done = call->state.finals && call->state.releases;
+  if (call->state.done && !before && call->inbox) tc_inbox_post(call->inbox, call->key);
+  if (call->wait_any || (call->wait_done && call->state.done)) pthread_cond_broadcast(&call->changed);
+}
+
 static void on_response(TRITONSERVER_InferenceResponse *response, const uint32_t flags, void *userp) {
   uint64_t key = (uint64_t)(uintptr_t)userp;
-  struct call *call = find(key);
+  struct tc_call *call = tc_call_find(key);
   if (!call) {
     count_stray(response);
     return;
@@ -166,26 +85,25 @@ static void on_response(TRITONSERVER_InferenceResponse *response, const uint32_t
   if (call->closed) {
     pthread_mutex_unlock(&call->lock);
     count_stray(response);
-    put_back(call);
+    tc_call_put_back(call);
     return;
   }
   struct tc_state *state = &call->state;
   if (response && state->responses++ == 0) state->first_response_ns = event.time_ns;
   if ((flags & TC_RESPONSE_FINAL) && state->finals++ == 0) state->final_ns = event.time_ns;
-  state->thread = this_thread();
-  state->done = state->finals && state->releases;
+  state->thread = tc_thread();
   file_event(call, event);
+  announce(call);
   bool notify = call->notify;
-  pthread_cond_broadcast(&call->changed);
   pthread_mutex_unlock(&call->lock);
-  if (notify) post_notice(key);
-  put_back(call);
+  if (notify) tc_notice_post(key);
+  tc_call_put_back(call);
 }
 
 static void on_release(TRITONSERVER_InferenceRequest *request, const uint32_t flags, void *userp) {
   (void)request;
   uint64_t key = (uint64_t)(uintptr_t)userp;
-  struct call *call = find(key);
+  struct tc_call *call = tc_call_find(key);
   if (!call) {
     count_stray(NULL);
     return;
@@ -197,18 +115,17 @@ static void on_release(TRITONSERVER_InferenceRequest *request, const uint32_t fl
   } else {
     state->reschedules++; /* still Triton's: it will be executed again */
   }
-  state->thread = this_thread();
-  state->done = state->finals && state->releases;
+  state->thread = tc_thread();
+  announce(call);
   bool notify = call->notify;
-  pthread_cond_broadcast(&call->changed);
   pthread_mutex_unlock(&call->lock);
-  if (notify) post_notice(key);
-  put_back(call);
+  if (notify) tc_notice_post(key);
+  tc_call_put_back(call);
 }
 
-static void remove_from_table(struct call *call) {
+static void remove_from_table(struct tc_call *call) {
   pthread_mutex_lock(&table.lock);
-  struct call **link = &table.buckets[call->key % BUCKETS];
+  struct tc_call **link = &table.buckets[call->key % BUCKETS];
   while (*link && *link != call) link = &(*link)->next;
   if (*link) {
     *link = call->next;
@@ -218,37 +135,43 @@ static void remove_from_table(struct call *call) {
   pthread_mutex_unlock(&table.lock);
 }
 
-/* Forgets the call. Responses that nobody took are deleted; later ones are strays. */
-void tc_call_close(uint64_t key) {
-  struct call *call = find(key);
-  if (!call) return;
+/* Forgets the call, and the caller's reference. Responses that nobody took are deleted; later ones are strays. */
+void tc_call_finish(struct tc_call *call) {
   remove_from_table(call);
   pthread_mutex_lock(&call->lock);
   call->closed = true;
   size_t head = call->head, tail = call->tail;
   call->head = call->tail = 0;
-  pthread_cond_broadcast(&call->changed);
+  if (call->wait_any || call->wait_done) pthread_cond_broadcast(&call->changed);
   pthread_mutex_unlock(&call->lock);
   for (; head < tail; head++) delete_response(call->events[head].response);
-  put_back(call);
+  tc_call_put_back(call);
 }
 
-/* Sets both callbacks and submits the request. On success `*key` names the call, else it is 0 and nothing was kept. */
-TRITONSERVER_Error *tc_call_start(
+void tc_call_close(uint64_t key) {
+  struct tc_call *call = tc_call_find(key);
+  if (call) tc_call_finish(call);
+}
+
+/* Sets both callbacks and submits the request. On success `*started` is the call with a reference for the caller; else
+ * it is NULL and nothing was kept. */
+TRITONSERVER_Error *tc_call_begin(
     TRITONSERVER_Server *server, TRITONSERVER_InferenceRequest *request, TRITONSERVER_ResponseAllocator *allocator,
-    void *allocator_userp, TRITONSERVER_InferenceTrace *trace, uint64_t *key) {
-  *key = 0;
-  struct call *call = calloc(1, sizeof *call);
+    void *allocator_userp, TRITONSERVER_InferenceTrace *trace, struct tc_inbox *inbox, struct tc_call **started) {
+  *started = NULL;
+  struct tc_call *call = calloc(1, sizeof *call);
   if (!call) return tc_triton.ErrorNew(TC_ERROR_INTERNAL, "out of memory for a call");
   pthread_mutex_init(&call->lock, NULL);
-  init_condition(&call->changed);
-  call->references = 1;
+  tc_condition_init(&call->changed);
+  call->references = 2; /* the table's and the caller's */
   call->state.start_ns = tc_now();
+  if (inbox) tc_inbox_hold(inbox);
+  call->inbox = inbox;
 
   /* Registered before it is submitted: the answer may come before ServerInferAsync returns. */
   pthread_mutex_lock(&table.lock);
   uint64_t mine = call->key = ++table.last_key;
-  struct call **bucket = &table.buckets[mine % BUCKETS];
+  struct tc_call **bucket = &table.buckets[mine % BUCKETS];
   call->next = *bucket;
   *bucket = call;
   table.open++;
@@ -260,77 +183,76 @@ TRITONSERVER_Error *tc_call_start(
     error = tc_triton.InferenceRequestSetResponseCallback(request, allocator, allocator_userp, on_response, userp);
   if (!error) error = tc_triton.ServerInferAsync(server, request, trace);
   if (error)
-    tc_call_close(mine);
+    tc_call_finish(call);
   else
-    *key = mine;
+    *started = call;
   return error;
+}
+
+/* On success `*key` names the call. */
+TRITONSERVER_Error *tc_call_start(
+    TRITONSERVER_Server *server, TRITONSERVER_InferenceRequest *request, TRITONSERVER_ResponseAllocator *allocator,
+    void *allocator_userp, TRITONSERVER_InferenceTrace *trace, uint64_t *key) {
+  struct tc_call *call;
+  TRITONSERVER_Error *error = tc_call_begin(server, request, allocator, allocator_userp, trace, NULL, &call);
+  *key = error ? 0 : call->key;
+  if (!error) tc_call_put_back(call);
+  return error;
+}
+
+static bool is_met(const struct tc_call *call, int until_done) {
+  return call->state.done || (!until_done && call->head != call->tail);
+}
+
+/* Waits until it is met, the call is closed, or the time is over; the call's lock is held. */
+bool tc_call_wait_for(struct tc_call *call, int until_done, int64_t timeout_ns) {
+  if (is_met(call, until_done) || timeout_ns == 0) return is_met(call, until_done);
+  int64_t deadline = tc_deadline_after(timeout_ns);
+  uint32_t *waiters = until_done ? &call->wait_done : &call->wait_any;
+  (*waiters)++;
+  while (!is_met(call, until_done) && !call->closed)
+    if (!tc_wait_until(&call->changed, &call->lock, deadline)) break;
+  (*waiters)--;
+  return is_met(call, until_done);
 }
 
 /* Waits until an event can be taken, or the call is done, or (until_done) only the latter. Fills `state`.
  * Returns 1 when what was waited for is there, 0 when the time is over, -1 when there is no such call. */
 int tc_call_wait(uint64_t key, int64_t timeout_ns, int until_done, struct tc_state *state) {
-  struct call *call = find(key);
+  struct tc_call *call = tc_call_find(key);
   if (!call) return -1;
-  int64_t deadline = deadline_after(timeout_ns);
   pthread_mutex_lock(&call->lock);
-  int met;
-  for (;;) {
-    met = call->state.done || (!until_done && call->head != call->tail);
-    if (met || call->closed || timeout_ns == 0) break;
-    if (!wait_until(&call->changed, &call->lock, deadline)) {
-      met = call->state.done || (!until_done && call->head != call->tail);
-      break;
-    }
-  }
+  int met = tc_call_wait_for(call, until_done, timeout_ns);
   *state = call->state;
   state->waiting = (uint32_t)(call->tail - call->head);
   if (call->closed) met = -1;
   pthread_mutex_unlock(&call->lock);
-  put_back(call);
+  tc_call_put_back(call);
   return met;
 }
 
 /* Takes the oldest event; the response is then the caller's. Returns 1, or 0 when none waits, -1: no such call. */
 int tc_call_take(uint64_t key, struct tc_event *event) {
-  struct call *call = find(key);
+  struct tc_call *call = tc_call_find(key);
   if (!call) return -1;
   pthread_mutex_lock(&call->lock);
   int taken = call->head != call->tail;
   if (taken) *event = call->events[call->head++];
   pthread_mutex_unlock(&call->lock);
-  put_back(call);
+  tc_call_put_back(call);
   return taken;
 }
 
 /* From now on every event of this call posts a notice; one is posted at once, for what came before. */
 int tc_call_notify(uint64_t key) {
-  struct call *call = find(key);
+  struct tc_call *call = tc_call_find(key);
   if (!call) return -1;
   pthread_mutex_lock(&call->lock);
   call->notify = true;
   pthread_mutex_unlock(&call->lock);
-  post_notice(key);
-  put_back(call);
+  tc_notice_post(key);
+  tc_call_put_back(call);
   return 0;
-}
-
-/* Copies up to `limit` keys on which something happened; waits for the first. A key may come more than once.
- * Returns how many. */
-size_t tc_notices_take(uint64_t *keys, size_t limit, int64_t timeout_ns) {
-  int64_t deadline = deadline_after(timeout_ns);
-  pthread_mutex_lock(&notices.lock);
-  if (!notices.ready) {
-    init_condition(&notices.changed);
-    notices.ready = true;
-  }
-  while (notices.head == notices.tail && timeout_ns != 0)
-    if (!wait_until(&notices.changed, &notices.lock, deadline)) break;
-  size_t count = notices.tail - notices.head;
-  if (count > limit) count = limit;
-  if (count) memcpy(keys, notices.keys + notices.head, count * sizeof *keys);
-  notices.head += count;
-  pthread_mutex_unlock(&notices.lock);
-  return count;
 }
 
 /* Calls that are open now, and events that came for calls already closed. */

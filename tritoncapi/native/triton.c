@@ -4,7 +4,9 @@
 
 #include <dlfcn.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 struct tc_triton tc_triton;
 
@@ -12,6 +14,12 @@ int64_t tc_now(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+int64_t tc_thread(void) {
+  static _Thread_local int64_t id;
+  if (!id) id = (int64_t)syscall(SYS_gettid);
+  return id;
 }
 
 /* Returns NULL, or the name of the first function that the library lacks. */
@@ -27,6 +35,11 @@ const char *tc_bind(void *library) {
       ROW(ServerInferAsync),
       ROW(InferenceResponseDelete),
       ROW(ErrorDelete),
+      ROW(InferenceResponseError),
+      ROW(ErrorCode),
+      ROW(ErrorMessage),
+      ROW(InferenceRequestSetFlags),
+      ROW(InferenceRequestSetCorrelationId),
       ROW(BufferAttributesSetCudaIpcHandle),
 #undef ROW
   };
@@ -35,5 +48,7 @@ const char *tc_bind(void *library) {
     if (!symbol) return rows[i].name;
     memcpy((char *)&tc_triton + rows[i].offset, &symbol, sizeof symbol);
   }
+  void *cancel = dlsym(library, "TRITONSERVER_InferenceRequestCancel");
+  memcpy(&tc_triton.InferenceRequestCancel, &cancel, sizeof cancel);
   return NULL;
 }

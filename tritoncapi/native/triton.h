@@ -16,6 +16,7 @@ typedef struct TRITONSERVER_Server TRITONSERVER_Server;
 enum { TC_MEMORY_CPU = 0, TC_MEMORY_PINNED = 1, TC_MEMORY_GPU = 2 };
 enum { TC_ERROR_INTERNAL = 1, TC_ERROR_INVALID_ARG = 3, TC_ERROR_UNAVAILABLE = 4 };
 enum { TC_RELEASE_ALL = 1 };
+enum { TC_SEQUENCE_START = 1, TC_SEQUENCE_END = 2 };
 enum { TC_RESPONSE_FINAL = 1 };
 
 typedef void (*tc_release_fn)(TRITONSERVER_InferenceRequest *, const uint32_t, void *);
@@ -31,11 +32,20 @@ struct tc_triton {
       TRITONSERVER_Server *, TRITONSERVER_InferenceRequest *, TRITONSERVER_InferenceTrace *);
   TRITONSERVER_Error *(*InferenceResponseDelete)(TRITONSERVER_InferenceResponse *);
   void (*ErrorDelete)(TRITONSERVER_Error *);
+  TRITONSERVER_Error *(*InferenceResponseError)(TRITONSERVER_InferenceResponse *); /* the response owns it */
+  int (*ErrorCode)(TRITONSERVER_Error *);
+  const char *(*ErrorMessage)(TRITONSERVER_Error *);
+  TRITONSERVER_Error *(*InferenceRequestSetFlags)(TRITONSERVER_InferenceRequest *, uint32_t);
+  TRITONSERVER_Error *(*InferenceRequestSetCorrelationId)(TRITONSERVER_InferenceRequest *, uint64_t);
+  TRITONSERVER_Error *(*InferenceRequestCancel)(TRITONSERVER_InferenceRequest *); /* NULL before C API 1.25 */
   TRITONSERVER_Error *(*BufferAttributesSetCudaIpcHandle)(TRITONSERVER_BufferAttributes *, void *);
 };
 extern struct tc_triton tc_triton;
 
 /* Nanoseconds of CLOCK_MONOTONIC: the clock of Triton's own time stamps and of Python's time.monotonic_ns(). */
 int64_t tc_now(void);
+
+/* The kernel's id of this thread. */
+int64_t tc_thread(void);
 
 #endif

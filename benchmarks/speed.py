@@ -1,0 +1,185 @@
+"""Speed: every way to send requests against a bare loop in C, in turn, in one run."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import model_repos
+from tritoncapi import Server, ServerOptions, Target, Traffic, load
+
+from .reference import CLoop, Run
+
+ROUNDS = 9
+SECONDS = 0.3
+INPUTS = {"INPUT0": np.ones((1, 16), np.int32), "INPUT1": np.ones((1, 16), np.int32)}
+MODEL = "add_sub_int32_native"
+MANY = 64
+Ours = Callable[[Server, float], Run]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way, what of the reference it is held against, and the ratio of throughputs that is aimed at."""
+
+    name: str
+    threads: int
+    concurrency: int
+    ours: Ours
+    aim: float
+
+
+def traffic(concurrency: int, threads: int = 1) -> Ours:
+    """The load loop."""
+
+    def run(server: Server, seconds: float) -> Run:
+        target = Target(MODEL, INPUTS)
+        report = Traffic(server, target, concurrency=concurrency, threads=threads, duration=seconds).run()
+        assert not report.counts.errors
+        return Run(report.throughput, report.latency.mean / 1000)
+
+    return run
+
+
+def _rate(count: int, began: float, in_flight: int) -> Run:
+    took = time.perf_counter() - began
+    return Run(count / took, in_flight * took / count * 1e6)
+
+
+def prepared(threads: int) -> Ours:
+    """``InferenceRequest.infer()``, a request for each thread."""
+
+    def run(server: Server, seconds: float) -> Run:
+        counts = [0] * threads
+        start = threading.Barrier(threads + 1)
+
+        def work(index: int) -> None:
+            with server.request(MODEL, INPUTS) as request:
+                start.wait()
+                end = time.perf_counter() + seconds
+                count = 0
+                while time.perf_counter() < end:
+                    request.infer().close()
+                    count += 1
+                counts[index] = count
+
+        workers = [threading.Thread(target=work, args=(index,)) for index in range(threads)]
+        for worker in workers:
+            worker.start()
+        start.wait()
+        began = time.perf_counter()
+        for worker in workers:
+            worker.join()
+        return _rate(sum(counts), began, threads)
+
+    return run
+
+
+def anew(server: Server, seconds: float) -> Run:
+    """``Server.infer()``: request, inputs, response, one value looked at."""
+    began = time.perf_counter()
+    count = 0
+    while time.perf_counter() < began + seconds:
+        with server.infer(MODEL, INPUTS) as response:
+            assert response["OUTPUT0"].numpy()[0, 0] == 2
+        count += 1
+    return _rate(count, began, 1)
+
+
+def many(server: Server, seconds: float) -> Run:
+    """``infer_many()``: submitted and collected in one call."""
+    requests = [server.request(MODEL, INPUTS) for _ in range(MANY)]
+    began = time.perf_counter()
+    count = 0
+    while time.perf_counter() < began + seconds:
+        server.infer_many(requests).close()
+        count += MANY
+    found = _rate(count, began, MANY)
+    for request in requests:
+        request.close()
+    return found
+
+
+def in_asyncio(server: Server, seconds: float) -> Run:
+    """Coroutines, each with a prepared request."""
+
+    async def client(end: float) -> int:
+        count = 0
+        with server.request(MODEL, INPUTS) as request:
+            while time.perf_counter() < end:
+                (await request.infer_await()).close()
+                count += 1
+        return count
+
+    async def clients() -> int:
+        end = time.perf_counter() + seconds
+        return sum(await asyncio.gather(*(client(end) for _ in range(MANY))))
+
+    began = time.perf_counter()
+    return _rate(asyncio.run(clients()), began, MANY)
+
+
+ROWS = (
+    *(Row(f"traffic, {n} in flight", 1, n, traffic(n), 0.97) for n in (1, 2, 4, 16, 64)),
+    Row("traffic, 4 threads", 4, 1, traffic(4, 4), 0.97),
+    Row("infer(), prepared request", 1, 1, prepared(1), 1 / 1.3),
+    Row("infer(), all made anew", 1, 1, anew, 1 / 2.0),
+    Row("infer(), 4 threads", 4, 1, prepared(4), 0.3),
+    Row(f"infer_many(), {MANY} requests", 1, MANY, many, 0.9),
+    Row(f"asyncio, {MANY} in flight", 1, MANY, in_asyncio, 0.4),
+)
+
+
+def main() -> None:
+    """Prints the table: medians of both, and the median, lowest and highest ratio of throughputs."""
+    library = load()
+    with tempfile.TemporaryDirectory(prefix="tritoncapi-bench-") as name:
+        folder = Path(name)
+        (folder / "repository").mkdir()
+        source = model_repos.folder("memalloc") / MODEL
+        model_repos.copy_model(source, folder / "repository", model_repos.instance_group(count=4))
+        backends = model_repos.backend_directory(folder / "backends", library.triton.backends)
+        options = ServerOptions(
+            model_repository=folder / "repository",
+            backend_directory=backends,
+            log_info=False,
+            log_warn=False,
+            log_error=False,
+            gpu_metrics=False,
+            cpu_metrics=False,
+        )
+        with (
+            CLoop(folder, library.triton, folder / "repository", backends, MODEL) as reference,
+            Server(options) as server,
+        ):
+            server.load(MODEL)
+            print(f"\nthroughput against a loop in C, add/sub of 16 INT32; {ROUNDS} pairs of {SECONDS} s each")
+            head = f"  {'':<28} {'C req/s':>10} {'ours':>10} {'C us':>7} {'ours':>7} {'ratio':>6}"
+            print(f"{head} {'from':>6} {'to':>6} {'aim':>6}")
+            for row in ROWS:
+                _measure(reference, server, row)
+
+
+def _measure(reference: CLoop, server: Server, row: Row) -> None:
+    def pair() -> tuple[Run, Run]:
+        return reference.run(row.threads, row.concurrency, SECONDS), row.ours(server, SECONDS)
+
+    pair()
+    pairs = [pair() for _ in range(ROUNDS)]
+    ratios = sorted(ours.rate / theirs.rate for theirs, ours in pairs)
+    rates = [statistics.median(run.rate for run in column) for column in zip(*pairs, strict=True)]
+    times = [statistics.median(run.latency_us for run in column) for column in zip(*pairs, strict=True)]
+    ratio = statistics.median(ratios)
+    print(
+        f"  {row.name:<28} {rates[0]:>10,.0f} {rates[1]:>10,.0f} {times[0]:>7.1f} {times[1]:>7.1f} {ratio:>6.2f}"
+        f" {ratios[0]:>6.2f} {ratios[-1]:>6.2f} {row.aim:>6.2f}",
+        flush=True,
+    )

@@ -1,0 +1,144 @@
+"""infer_await: requests in an event loop, through one descriptor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tritoncapi as tc
+from tritoncapi.errors import ClosedError, Error, InFlightError, InternalError, InvalidArgError
+
+ONE = {"INPUT0": np.array([1], np.int32)}
+
+
+def pair(left: int = 1, right: int = 2) -> dict[str, Any]:
+    return {"INPUT0": np.array([left], np.int32), "INPUT1": np.array([right], np.int32)}
+
+
+def sum_of(response: tc.InferenceResponse) -> int:
+    with response:
+        return int(response["OUTPUT0"].numpy()[0])
+
+
+def test_one_after_the_other(server: tc.Server) -> None:
+    async def main() -> list[int]:
+        with server.request("add_sub", pair(3, 4)) as request:
+            found = [sum_of(await request.infer_await()) for _ in range(20)]
+            assert not request.in_flight
+            return found
+
+    assert asyncio.run(main()) == [7] * 20
+    assert asyncio.run(main()) == [7] * 20  # another loop
+
+
+def test_many_at_once_get_their_own_answers(server: tc.Server) -> None:
+    async def client(value: int) -> list[int]:
+        with server.request("add_sub", pair(value, 1000)) as request:
+            return [sum_of(await request.infer_await()) for _ in range(10)]
+
+    async def main() -> list[list[int]]:
+        return await asyncio.gather(*(client(value) for value in range(200)))
+
+    assert asyncio.run(main()) == [[value + 1000] * 10 for value in range(200)]
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "error", "message"),
+    [
+        ("fail_request", ONE, InternalError, "planted fault: fail_request"),
+        ("answer_twice", ONE, Error, "2 responses where one is due"),
+        ("repeat", {"IN": np.array([], np.int32), "DELAY": np.array([], np.uint32)}, Error, "0 responses where"),
+        ("add_sub", ONE, InvalidArgError, "expected 2 inputs"),
+    ],
+)
+def test_what_fails(server: tc.Server, model: str, inputs: Any, error: type[Exception], message: str) -> None:
+    async def main() -> None:
+        with server.request(model, inputs) as request:
+            for _ in range(2):
+                with pytest.raises(error, match=message):
+                    await request.infer_await()
+                assert not request.in_flight
+
+    asyncio.run(main())
+
+
+def test_in_flight_and_closed(server: tc.Server) -> None:
+    async def main() -> None:
+        request = server.request("slow", ONE)
+        task = asyncio.ensure_future(request.infer_await())
+        await asyncio.sleep(0)
+        assert request.in_flight
+        with pytest.raises(InFlightError):
+            await request.infer_await()
+        request.close()
+        with pytest.raises(Error):
+            await task
+        with pytest.raises(ClosedError):
+            await request.infer_await()
+
+    asyncio.run(main())
+
+
+def test_cancelling_the_task_cancels_the_request(server: tc.Server, tools: Any) -> None:
+    async def main() -> None:
+        with server.request("slow", ONE) as request:
+            task = asyncio.ensure_future(request.infer_await())
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert request.is_cancelled
+            assert tools.wait_for(lambda: not request.in_flight)
+
+    asyncio.run(main())
+
+
+def test_answered_and_cancelled_at_nearly_the_same_time(server: tc.Server) -> None:
+    async def main() -> None:
+        with server.request("add_sub", pair()) as request:
+            for turn in range(60):
+                task = asyncio.ensure_future(request.infer_await())
+                for _ in range(turn % 6):
+                    await asyncio.sleep(0)
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    (await task).close()
+                while request.in_flight:
+                    await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
+def test_a_loop_that_ends_with_requests_in_flight(server: tc.Server) -> None:
+    requests = [server.request("slow", ONE) for _ in range(3)]
+
+    async def main() -> None:
+        for request in requests:
+            asyncio.ensure_future(request.infer_await())  # noqa: RUF006 - nobody waits for it
+        await asyncio.sleep(0)
+        assert all(request.in_flight for request in requests)
+
+    asyncio.run(main())
+    for request in requests:
+        request.close()
+
+
+def test_loops_leave_no_descriptors(server: tc.Server) -> None:
+    async def main() -> None:
+        with server.request("add_sub", pair()) as request, server.request("slow", ONE) as slow:
+            asyncio.ensure_future(slow.infer_await())  # noqa: RUF006 - the loop's end cancels it
+            assert sum_of(await request.infer_await()) == 3
+
+    asyncio.run(main())
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        asyncio.run(main())
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before

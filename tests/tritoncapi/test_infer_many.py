@@ -1,0 +1,209 @@
+"""Many requests in one call, and the one native call behind infer()."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tritoncapi as tc
+from tritoncapi.errors import ClosedError, Error, InFlightError, InternalError, InvalidArgError
+
+ONE = {"INPUT0": np.array([1], np.int32)}
+
+
+def pair(left: int = 1, right: int = 2) -> dict[str, Any]:
+    return {"INPUT0": np.array([left], np.int32), "INPUT1": np.array([right], np.int32)}
+
+
+@pytest.fixture
+def requests(server: tc.Server) -> Iterator[list[tc.InferenceRequest]]:
+    """64 requests, each with values of its own."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(server.request("add_sub", pair(value, 100))) for value in range(64)]
+
+
+def sums(responses: tc.Responses) -> list[int]:
+    return [int(response["OUTPUT0"].numpy()[0]) for response in responses]
+
+
+def test_each_gets_its_own_answer(server: tc.Server, requests: list[tc.InferenceRequest]) -> None:
+    for _ in range(20):
+        with server.infer_many(requests) as responses:
+            assert not any(request.in_flight for request in requests)
+            assert len(responses) == 64
+            assert responses.failed == []
+            assert sums(responses.raise_for_error()) == [value + 100 for value in range(64)]
+    assert server.default_allocator.counts.live == 0
+
+
+def test_responses_are_a_sequence(server: tc.Server, requests: list[tc.InferenceRequest]) -> None:
+    with server.infer_many(requests[:5]) as responses:
+        assert responses[-1] is responses[4]
+        assert [response.final for response in responses[1:3]] == [True, True]
+        assert responses[0].time_ns > 0
+        with pytest.raises(IndexError):
+            responses[5]
+        kept = responses[2]["OUTPUT0"].numpy()
+        responses[3].close()
+    assert kept[0] == 102
+    with pytest.raises(Error, match="closed"):
+        responses[0]
+    responses.close()
+    del kept
+    assert server.default_allocator.counts.live == 0
+
+
+def test_nothing_looked_at_leaves_nothing(server: tc.Server, requests: list[tc.InferenceRequest]) -> None:
+    server.infer_many(requests).close()
+    assert server.default_allocator.counts.live == 0
+    assert len(server.infer_many([])) == 0
+
+
+def test_an_allocator_of_ones_own(server: tc.Server, requests: list[tc.InferenceRequest]) -> None:
+    with tc.ResponseAllocator() as allocator, tc.CallableAllocator(lambda *_: tc.CPU) as python:
+        with server.infer_many(requests[:4], allocator=allocator) as responses:
+            assert sums(responses) == [100, 101, 102, 103]
+        assert allocator.counts.allocations == 8
+        with server.infer_many(requests[:4], allocator=python) as responses:  # it needs the interpreter lock
+            assert sums(responses) == [100, 101, 102, 103]
+
+
+def test_errors_are_responses(server: tc.Server) -> None:
+    with server.request("add_sub", pair()) as good, server.request("fail_request", ONE) as bad:
+        with server.infer_many([good, bad]) as responses:
+            assert responses.failed == [1]
+            assert responses[0].error is None
+            with pytest.raises(InternalError, match="planted fault"):
+                responses.raise_for_error()
+        assert not good.in_flight
+
+
+def test_one_that_triton_refuses(server: tc.Server, requests: list[tc.InferenceRequest], tools: Any) -> None:
+    with server.request("add_sub", ONE) as wrong:
+        with pytest.raises(InvalidArgError):
+            server.infer_many([*requests[:3], wrong, *requests[3:6]])
+        with pytest.raises(InvalidArgError):
+            server.infer_many([wrong])
+    assert not any(request.in_flight for request in requests)
+    assert server.default_allocator.counts.live == 0
+    with server.infer_many(requests[:6]) as responses:
+        assert sums(responses) == list(range(100, 106))
+
+
+def test_time_over(server: tc.Server, requests: list[tc.InferenceRequest], tools: Any) -> None:
+    slow = server.request("slow", ONE)
+    with pytest.raises(tc.InferTimeout, match="no answer within"):
+        server.infer_many([requests[0], slow, requests[1]], timeout=0.05)
+    assert slow.in_flight
+    assert not requests[0].in_flight
+    with pytest.raises(InFlightError):
+        server.infer_many([requests[0], slow])
+    assert not requests[0].in_flight
+    slow.close()
+    assert tools.wait_for(lambda: server.default_allocator.counts.live == 0)
+
+
+def test_longer_than_one_slice(tmp_path: Path, make_server: Any, tools: Any) -> None:
+    tools.add_model(tmp_path, "model", execute_delay_ms=150)
+    server = make_server(tmp_path)
+    server.load("model")
+    with server.request("model", ONE) as one, server.request("model", ONE) as two:
+        with server.infer_many([one, two]) as responses:
+            assert [int(response["OUTPUT0"].numpy()[0]) for response in responses] == [1, 1]
+        assert not one.in_flight
+        with one.infer() as response:  # and one alone
+            assert response["OUTPUT0"].numpy()[0] == 1
+
+
+def test_a_model_that_does_not_send_one_response(server: tc.Server, tools: Any) -> None:
+    repeat = {"IN": np.array([1, 2], np.int32), "DELAY": np.zeros(2, np.uint32)}
+    with server.request("repeat", repeat) as several, server.request("add_sub", pair()) as good:
+        with pytest.raises(Error, match="2 responses where one is due"):
+            server.infer_many([good, several])
+        with pytest.raises(Error, match="2 responses where one is due"):
+            several.infer()
+        assert not several.in_flight
+    assert tools.wait_for(lambda: server.default_allocator.counts.live == 0)
+
+
+def test_misuse(server: tc.Server, requests: list[tc.InferenceRequest]) -> None:
+    with pytest.raises(ValueError, match="only once at a time"):
+        server.infer_many([requests[0], requests[0]])
+    closed = server.request("add_sub", pair())
+    closed.close()
+    with pytest.raises(ClosedError):
+        server.infer_many([requests[0], closed])
+    with server.infer_many(requests[:1]) as responses:
+        assert sums(responses) == [100]
+
+
+def test_threads_with_requests_of_their_own(server: tc.Server) -> None:
+    wrong: list[object] = []
+
+    def work(base: int) -> None:
+        with ExitStack() as stack:
+            mine = [stack.enter_context(server.request("add_sub", pair(base, n))) for n in range(10)]
+            for _ in range(50):
+                with server.infer_many(mine) as responses:
+                    found = sums(responses)
+                with mine[0].infer() as response:
+                    found.append(int(response["OUTPUT0"].numpy()[0]))
+                if found != [*(base + n for n in range(10)), base]:
+                    wrong.append(found)
+
+    threads = [threading.Thread(target=work, args=(1000 * n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_infer_in_one_call_is_interrupted_without_a_trace(server: tc.Server, tools: Any) -> None:
+    gc.collect()
+    request = server.request("slow", ONE)
+
+    def interrupt() -> None:
+        assert tools.wait_for(lambda: request.in_flight)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        request.infer()
+    thread.join()
+    assert request.in_flight
+    request.close()
+    assert tools.wait_for(lambda: server.default_allocator.counts.live == 0)
+
+
+def test_another_thread_sees_a_request_in_flight(server: tc.Server, tools: Any) -> None:
+    request = server.request("slow", ONE)
+    raised: list[BaseException] = []
+
+    def infer() -> None:
+        try:
+            request.infer()
+        except Error as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=infer)
+    thread.start()
+    assert tools.wait_for(lambda: request.in_flight)
+    with pytest.raises(InFlightError):
+        request.id = "other"
+    with pytest.raises(InFlightError):
+        server.infer_many([request])
+    request.cancel()
+    thread.join()
+    assert len(raised) == 1
+    request.close()

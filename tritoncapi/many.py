@@ -1,0 +1,169 @@
+"""infer_many: many prepared requests, submitted and collected in one native call."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, overload
+
+from ._native import Answer
+from ._types import Error_p, InferenceResponse_p
+from .allocator import Allocator
+from .errors import Error, InFlightError
+from .execution import Execution, InferTimeout
+from .response import InferenceResponse
+
+if TYPE_CHECKING:
+    from .request import InferenceRequest
+    from .server import Server
+
+_SLICE_NS = 100_000_000  # between looks at pending signals
+
+
+class Responses(Sequence[InferenceResponse]):
+    """One response for each request, in their order. Close them together, best by ``with``.
+
+    An error response is a response here: look at its ``error``, or call ``raise_for_error``. Each is made when it is
+    asked for; closing this closes all.
+    """
+
+    def __init__(self, server: Server, allocator: Allocator, answers: Any) -> None:
+        self._server = server
+        self._allocator = allocator
+        self._answers = answers
+        self._made: dict[int, InferenceResponse] = {}
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    @overload
+    def __getitem__(self, index: int) -> InferenceResponse: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[InferenceResponse]: ...
+
+    def __getitem__(self, index: int | slice) -> InferenceResponse | Sequence[InferenceResponse]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        found = self._made.get(number)
+        if found is None:
+            answer = self._answers[number]
+            if not answer.response:
+                raise Error("these responses are closed")
+            # A copy: the array's own pointer is set to NULL, since the response is no longer its to delete.
+            pointer = InferenceResponse_p.from_buffer_copy(answer)
+            answer.response = None
+            final, time_ns = bool(answer.final), answer.time_ns
+            library = self._server.library
+            found = InferenceResponse(pointer, library, self._allocator, self._server, final=final, time_ns=time_ns)
+            self._made[number] = found
+        return found
+
+    def __iter__(self) -> Iterator[InferenceResponse]:
+        return (self[number] for number in range(len(self)))
+
+    @property
+    def failed(self) -> list[int]:
+        """Numbers of the requests that were answered with an error."""
+        return [number for number, answer in enumerate(self._answers) if answer.failed]
+
+    def raise_for_error(self) -> Responses:
+        """Raises the first error there is; returns the responses."""
+        for number in self.failed:
+            self[number].raise_for_error()
+        return self
+
+    def close(self) -> None:
+        """Closes all (``TRITONSERVER_InferenceResponseDelete``). Closing again does nothing."""
+        library = self._server.library
+        made, self._made = self._made, {}
+        for response in made.values():
+            response.close()
+        error = library.native.answers_delete(self._answers, len(self._answers))
+        if error:
+            raise library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_InferenceResponseDelete")
+
+    def __enter__(self) -> Responses:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def infer_many(
+    server: Server, requests: Sequence[InferenceRequest], timeout: float | None, allocator: Allocator | None
+) -> Responses:
+    """See ``Server.infer_many``."""
+    if len(set(map(id, requests))) != len(requests):
+        raise ValueError("a request can be sent only once at a time")
+    chosen: Allocator = allocator if allocator is not None else server.default_allocator
+    # The list decides: it is what is put back, whatever interrupts this.
+    taken: list[InferenceRequest] = []
+    answers = (Answer * len(requests))()
+    try:
+        for request in requests:
+            # Not waited for: who holds the lock has the request in flight, or closes it.
+            if not request._lock.acquire(blocking=False):
+                raise InFlightError("another thread uses one of these requests")
+            taken.append(request)
+            request._make_ready(chosen)
+        first = _SLICE_NS if timeout is None else max(0, min(_SLICE_NS, int(timeout * 1e9)))
+        began = time.monotonic()
+        waiting = _run(server, taken, answers, first)
+    except BaseException:
+        server.library.native.answers_delete(answers, len(answers))
+        raise
+    finally:
+        for request in taken:
+            if request._running:
+                request._collect()
+            request._lock.release()
+    responses = Responses(server, chosen, answers)
+    try:
+        for number, execution in waiting:
+            left = None if timeout is None else max(0.0, began + timeout - time.monotonic())
+            if not execution.wait(left):
+                raise InferTimeout(execution.explain(timeout))
+            responses._made[number] = the_one(execution)
+    except BaseException:
+        responses.close()
+        raise
+    return responses
+
+
+def _run(
+    server: Server, requests: list[InferenceRequest], answers: Any, timeout_ns: int
+) -> list[tuple[int, Execution]]:
+    """The native call. Returns those that take longer, with their numbers."""
+    count = len(requests)
+    runs = (ctypes.c_void_p * count)(*[request._run_at for request in requests])
+    submitted, unfinished = ctypes.c_size_t(), ctypes.c_size_t()
+    error = server.library.native.call_run_many(
+        runs, answers, count, timeout_ns, ctypes.byref(submitted), ctypes.byref(unfinished)
+    )
+    waiting: list[tuple[int, Execution]] = []
+    if unfinished.value:
+        for number, request in enumerate(requests[: submitted.value]):
+            execution = request._collect()
+            if execution is not None:
+                waiting.append((number, execution))
+    if error:
+        raise server.library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_ServerInferAsync")
+    return waiting
+
+
+def the_one(execution: Execution) -> InferenceResponse:
+    """The one response of a finished execution, an error response too."""
+    found = []
+    while (response := execution.poll()) is not None:
+        found.append(response)
+    if len(found) == 1:
+        return found[0]
+    for response in found:
+        response.close()
+    raise Error(f"the model sent {len(found)} responses where one is due; a decoupled model needs stream()")
