@@ -36,6 +36,10 @@ check: setup ## Lint, check types, and run the tests that need no Triton
 	@$(PY) -m mypy
 	@$(PY) -m pytest -q -m 'not triton and not gpu'
 
+.PHONY: sanitize
+sanitize: setup ## Test the native library built for AddressSanitizer and ThreadSanitizer
+	@$(PY) packaging/sanitize.py $(ARGS)
+
 .PHONY: bench
 bench: setup ## Run the benchmarks
 	@test -d benchmarks || { echo 'make bench: this checkout has no benchmarks folder' >&2; exit 1; }

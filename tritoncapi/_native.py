@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from ctypes import POINTER, c_char_p, c_double, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -328,6 +329,9 @@ class Native:
 
 
 def _path() -> Path:
+    instrumented = os.environ.get("TRITONCAPI_NATIVE")  # make sanitize: built with a sanitizer
+    if instrumented:
+        return Path(instrumented)
     import tritoncapi  # noqa: PLC0415 - an editable install spreads the package over two folders
 
     for folder in tritoncapi.__path__:

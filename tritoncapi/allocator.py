@@ -121,9 +121,13 @@ class ResponseAllocator(_AllocatorHandle):
         self._state = self._native.allocator_new(keep_records, cuda_ipc, -1 if poison is None else poison & 0xFF)
         if not self._state:
             raise MemoryError("no memory for a response allocator")
-        self._add_rule(None, default)
-        for tensor, rule in (tensors or {}).items():
-            self._add_rule(tensor, rule)
+        try:
+            self._add_rule(None, default)
+            for tensor, rule in (tensors or {}).items():
+                self._add_rule(tensor, rule)
+        except BaseException:
+            self._native.allocator_delete(self._state)
+            raise
         native = self._native
         pointer = self._api.ResponseAllocatorNew(native.alloc_fn, native.release_fn, native.start_fn)
         super().__init__(pointer, library)

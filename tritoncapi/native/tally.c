@@ -88,5 +88,5 @@ void tc_tally_refusal(struct tc_worker *worker, struct tc_slot *slot, int code) 
   tally->counts.refused++;
   add_error(&tally->counts, code);
   tc_series_add(&worker->series, now, 0, 1);
-  atomic_store_explicit(&worker->traffic->last_ns, now, memory_order_relaxed);
+  tc_traffic_ended_at(worker->traffic, now);
 }

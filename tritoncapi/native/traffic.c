@@ -107,7 +107,9 @@ int tc_traffic_start(struct tc_traffic *traffic) {
   int failure = 0;
   for (uint32_t i = 0; i < traffic->options.threads; i++) {
     struct tc_worker *worker = &traffic->workers[i];
+    pthread_mutex_lock(&worker->lock); /* who reads a report may do so before the beginning too */
     tc_series_begin(&worker->series, traffic->begin_ns);
+    pthread_mutex_unlock(&worker->lock);
     if (!failure) failure = pthread_create(&worker->thread, NULL, tc_worker_run, worker);
     worker->started = !failure;
     if (failure) atomic_fetch_sub(&traffic->running, 1);
@@ -159,14 +161,14 @@ void tc_traffic_counts(struct tc_traffic *traffic, uint32_t target, struct tc_tr
   for (uint32_t i = 0; i < traffic->options.threads; i++) {
     struct tc_worker *worker = &traffic->workers[i];
     pthread_mutex_lock(&worker->lock);
-    struct tc_traffic_counts one = worker->tallies[target].counts;
+    uint64_t *into = (uint64_t *)sum;
+    const uint64_t *from = (const uint64_t *)&worker->tallies[target].counts;
+    /* The worker counts what it sends without the lock. */
+    for (size_t j = 0; j < sizeof *sum / sizeof *from; j++) into[j] += __atomic_load_n(&from[j], __ATOMIC_RELAXED);
     if (!atomic_load(&traffic->running))
       for (const struct tc_slot *slot = worker->slots; slot; slot = slot->sibling)
-        if (slot->target == target && atomic_load(&slot->state) & TC_SLOT_FLYING) one.lost++;
+        if (slot->target == target && atomic_load(&slot->state) & TC_SLOT_FLYING) sum->lost++;
     pthread_mutex_unlock(&worker->lock);
-    uint64_t *into = (uint64_t *)sum;
-    const uint64_t *from = (const uint64_t *)&one;
-    for (size_t j = 0; j < sizeof one / sizeof *from; j++) into[j] += from[j];
   }
 }
 

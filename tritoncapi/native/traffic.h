@@ -124,7 +124,7 @@ struct tc_traffic {
   struct tc_target_options *targets;
   double weights; /* their sum */
   struct tc_worker *workers;
-  int64_t begin_ns;
+  atomic_llong begin_ns;
   atomic_llong measure_ns; /* since when is measured; 0: not yet */
   atomic_llong last_ns; /* of the last measured completion */
   atomic_int ending;
@@ -157,5 +157,6 @@ void tc_worker_poke(struct tc_worker *worker);
 void tc_worker_wake(struct tc_worker *worker, int from);
 void tc_traffic_note_message(struct tc_traffic *traffic, int code, const char *message);
 bool tc_traffic_end(struct tc_traffic *traffic, enum tc_ending why);
+void tc_traffic_ended_at(struct tc_traffic *traffic, int64_t time_ns);
 
 #endif

@@ -37,6 +37,12 @@ bool tc_traffic_end(struct tc_traffic *traffic, enum tc_ending why) {
   return true;
 }
 
+/* Other workers say so too; the last time counts. */
+void tc_traffic_ended_at(struct tc_traffic *traffic, int64_t time_ns) {
+  long long seen = atomic_load_explicit(&traffic->last_ns, memory_order_relaxed);
+  while (time_ns > seen && !atomic_compare_exchange_weak(&traffic->last_ns, &seen, time_ns)) continue;
+}
+
 static void sleep_until(struct tc_worker *worker, int how, int64_t deadline_ns) {
   atomic_store(&worker->asleep, how);
   bool came = how == TC_ASLEEP && atomic_load(&worker->done);
@@ -84,8 +90,7 @@ static void collect(struct tc_worker *worker, int64_t now) {
   pthread_mutex_unlock(&worker->lock);
   worker->moved_ns = now;
   struct tc_traffic *traffic = worker->traffic;
-  if (last_ns > atomic_load_explicit(&traffic->last_ns, memory_order_relaxed))
-    atomic_store_explicit(&traffic->last_ns, last_ns, memory_order_relaxed);
+  tc_traffic_ended_at(traffic, last_ns);
   if (traffic->options.max_error_rate <= 1) look_at_errors(traffic, ended, failed);
 }
 
