@@ -53,6 +53,11 @@ class Histogram:
             raise ValueError(f"a percentile lies between 0 and 100, not at {percent}")
         return int(self._native.histogram_quantile(self.address, percent / 100))
 
+    def share_above(self, value: int) -> float:
+        """The share (0 to 1) of values in buckets whose middle is above this one; 0 when there is no value."""
+        buckets = list(self.buckets())
+        return sum(count for middle, count in buckets if middle > value) / max(1, sum(count for _, count in buckets))
+
     def _totals(self) -> tuple[int, int, int, int]:
         totals = (ctypes.c_uint64 * 4)()
         self._native.histogram_totals(self.address, totals)

@@ -12,7 +12,7 @@ from ._native import TrafficCounts, TrafficOptions
 from ._types import ErrorCode
 from .histogram import Histogram, Interval, Series
 
-_LATENCY, _NAIVE, _FIRST, _RELEASE = range(4)
+_LATENCY, _NAIVE, _FIRST, _RELEASE, _LATE = range(5)
 
 
 class Ending(IntEnum):
@@ -64,7 +64,8 @@ class TrafficFigures:
 
     ``latency``: from the intended start to the final response. ``naive``: the same from the moment the request was
     really sent; in a closed loop the two are one. ``first``: sent to first response, other than ``naive`` for decoupled
-    models only. ``release``: sent to release.
+    models only. ``release``: sent to release. ``late``: from when a request of an open loop was due to when it was sent,
+    failed ones too; empty in a closed loop.
     """
 
     model: str
@@ -73,6 +74,7 @@ class TrafficFigures:
     naive: Histogram
     first: Histogram
     release: Histogram
+    late: Histogram
 
     def percentiles(self, *percents: float) -> dict[float, int]:
         """Percentiles of ``latency`` in ns; by default 50, 90, 95, 99, 99.9, 99.99."""
@@ -167,7 +169,8 @@ def _figures(library: Library, state: Any, index: int, model: str, options: Traf
     naive = histogram(_NAIVE) if options.rate > 0 else latency
     first = histogram(_FIRST)
     return TrafficFigures(
-        model, TrafficCount(**values), latency, naive, first if first.count else naive, histogram(_RELEASE)
+        *(model, TrafficCount(**values), latency, naive, first if first.count else naive),
+        *(histogram(_RELEASE), histogram(_LATE)),
     )
 
 
@@ -179,4 +182,4 @@ def _sum(library: Library, targets: tuple[TrafficFigures, ...]) -> TrafficFigure
         return found
 
     counts = sum((target.counts for target in targets), TrafficCount())
-    return TrafficFigures("", counts, *(histogram(name) for name in ("latency", "naive", "first", "release")))
+    return TrafficFigures("", counts, *(histogram(name) for name in ("latency", "naive", "first", "release", "late")))

@@ -70,6 +70,12 @@ def test_an_empty_one(library: tc.Library) -> None:
     assert "empty" in repr(histogram)
 
 
+def test_the_share_above(library: tc.Library) -> None:
+    histogram = tc.Histogram([10, 20, 30, 1_000_000])
+    assert [histogram.share_above(value) for value in (0, 10, 25, 2_000_000)] == [1.0, 0.75, 0.5, 0.0]
+    assert tc.Histogram().share_above(0) == 0.0
+
+
 @pytest.mark.parametrize("percent", [-0.1, 100.1])
 def test_a_percentile_outside(library: tc.Library, percent: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 100"):

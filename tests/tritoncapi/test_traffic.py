@@ -241,7 +241,9 @@ def test_a_slow_model_cannot_hide_behind_held_up_requests(tmp_path: Path, make_s
         assert sample.intended_ns - samples[0].intended_ns == pytest.approx(number * 2_000_000, abs=1)
         # One at a time, 10 ms each, due every 2 ms: the k-th waits 8k ms at least before it is even sent.
         assert sample.submit_ns - sample.intended_ns >= number * 8_000_000
-    assert report.total.naive.count == report.latency.count == 20
+    assert report.total.naive.count == report.latency.count == report.total.late.count == 20
+    assert report.total.late.smallest == min(sample.submit_ns - sample.intended_ns for sample in samples)
+    assert report.total.late.share_above(1_000_000) >= 19 / 20
     assert report.latency.mean - report.total.naive.mean >= 19 / 2 * 8_000_000
     assert report.latency.largest >= 19 * 8_000_000 + 10_000_000
 

@@ -65,6 +65,7 @@ void tc_tally_end(struct tc_worker *worker, struct tc_slot *slot) {
   tally->counts.completed++;
   tally->counts.responses += slot->responses;
   tc_series_add(&worker->series, slot->final_ns, latency, failed);
+  if (open) tc_histogram_record_alone(&tally->late, since(slot->intended_ns, slot->submit_ns));
   if (failed) {
     add_error(&tally->counts, slot->code);
     return;

@@ -53,6 +53,7 @@ struct tc_traffic *tc_traffic_new(TRITONSERVER_Server *server, const struct tc_t
       struct tc_tally *tally = &worker->tallies[j];
       tc_histogram_clear(&tally->latency);
       tc_histogram_clear(&tally->naive);
+      tc_histogram_clear(&tally->late);
       tc_histogram_clear(&tally->first);
       tc_histogram_clear(&tally->release);
     }
@@ -172,11 +173,12 @@ void tc_traffic_counts(struct tc_traffic *traffic, uint32_t target, struct tc_tr
   }
 }
 
-/* Adds a target's histogram: 0 latency from the intended start, 1 from the real one, 2 first response, 3 release. */
+/* Adds a target's histogram: 0 latency from the intended start, 1 from the real one, 2 first response, 3 release,
+ * 4 how late it was sent. */
 void tc_traffic_histogram(struct tc_traffic *traffic, uint32_t target, int which, struct tc_histogram *into) {
   for (uint32_t i = 0; i < traffic->options.threads; i++) {
     struct tc_tally *tally = &traffic->workers[i].tallies[target];
-    struct tc_histogram *const all[] = {&tally->latency, &tally->naive, &tally->first, &tally->release};
+    struct tc_histogram *const all[] = {&tally->latency, &tally->naive, &tally->first, &tally->release, &tally->late};
     tc_histogram_merge(into, all[which]);
   }
 }

@@ -95,6 +95,7 @@ struct tc_tally {
   struct tc_slot *idle;
   struct tc_traffic_counts counts;
   struct tc_histogram latency, naive, first, release; /* successful requests; naive in an open loop alone */
+  struct tc_histogram late; /* in an open loop: from when it was due to when it was sent */
   int64_t threads[TC_THREADS];
   size_t thread_count; /* TC_THREADS: perhaps more */
 };
