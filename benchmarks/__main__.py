@@ -1,4 +1,4 @@
-"""``python -m benchmarks [startup] [infer] [speed] [lifecycles]``: ratios measured side by side in one run.
+"""``python -m benchmarks [startup] [infer] [speed] ...``: ratios measured side by side in one run.
 
 Absolute times are for context. Each pair runs in turn, A B A B, so that a machine whose speed drifts drifts for both;
 the ratio is the median of the pairs' ratios.
@@ -10,9 +10,16 @@ import os
 import platform
 import sys
 
-from . import infer, lifecycles, speed, startup
+from . import infer, lifecycles, memory, open_loop, speed, startup
 
-ALL = {"startup": startup.main, "infer": infer.main, "speed": speed.main, "lifecycles": lifecycles.main}
+ALL = {
+    "startup": startup.main,
+    "infer": infer.main,
+    "speed": speed.main,
+    "open_loop": open_loop.main,
+    "memory": memory.main,
+    "lifecycles": lifecycles.main,
+}
 
 
 def main(names: list[str]) -> int:

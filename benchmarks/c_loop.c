@@ -1,8 +1,8 @@
 /* The reference of all ratios: what a fair, minimal client in C gets out of the same Triton and the same model.
  *
- *   c_loop LIBTRITONSERVER REPOSITORY BACKENDS MODEL
+ *   c_loop LIBTRITONSERVER REPOSITORY BACKENDS MODEL ELEMENTS [GPU]
  *
- * The model takes INPUT0 and INPUT1, INT32 of shape [1, 16]. Each line on standard input is a run:
+ * The model takes INPUT0 and INPUT1, INT32 of shape [1, ELEMENTS]; with GPU they and the outputs are there. Each line on standard input is a run:
  *
  *   THREADS CONCURRENCY SECONDS
  *
@@ -26,7 +26,10 @@ typedef struct TRITONSERVER_ResponseAllocator allocator_t;
 typedef struct TRITONSERVER_Server server_t;
 typedef struct TRITONSERVER_ServerOptions options_t;
 
-enum { INT32 = 8, CPU = 0, RELEASE_ALL = 1, FINAL = 1, EXPLICIT = 2, ELEMENTS = 16 };
+enum { INT32 = 8, CPU = 0, GPU = 2, RELEASE_ALL = 1, FINAL = 1, EXPLICIT = 2 };
+
+static int64_t elements;
+static int gpu = -1;
 
 static void *library;
 
@@ -101,21 +104,77 @@ static void on_response(response_t *response, const uint32_t flags, void *userp)
   if (flags & FINAL) part_came(userp);
 }
 
+/* Buffers on the GPU: made once, kept in a list. */
+
+static int (*cu_alloc)(unsigned long long *, size_t);
+static void *cu_context;
+
+static void cuda(int result, const char *what) {
+  if (!result) return;
+  fprintf(stderr, "c_loop: %s: CUDA error %d\n", what, result);
+  exit(1);
+}
+
+static void *cuda_symbol(const char *name) {
+  static void *driver;
+  if (!driver) driver = dlopen("libcuda.so.1", RTLD_NOW);
+  void *found = driver ? dlsym(driver, name) : NULL;
+  if (!found) cuda(-1, name);
+  return found;
+}
+
+static void use_gpu(void) {
+  int device;
+  cuda(((int (*)(unsigned))cuda_symbol("cuInit"))(0), "cuInit");
+  cuda(((int (*)(int *, int))cuda_symbol("cuDeviceGet"))(&device, gpu), "cuDeviceGet");
+  cuda(((int (*)(void **, int))cuda_symbol("cuDevicePrimaryCtxRetain"))(&cu_context, device), "the context");
+  cu_alloc = (int (*)(unsigned long long *, size_t))cuda_symbol("cuMemAlloc_v2");
+}
+
+static void *gpu_buffer(size_t size) {
+  unsigned long long pointer;
+  cuda(((int (*)(void *))cuda_symbol("cuCtxSetCurrent"))(cu_context), "cuCtxSetCurrent");
+  cuda(cu_alloc(&pointer, size), "cuMemAlloc");
+  return (void *)(uintptr_t)pointer;
+}
+
+static struct {
+  pthread_mutex_t lock;
+  void *buffers[4096];
+  int count;
+} kept = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void *take_kept(size_t size) {
+  pthread_mutex_lock(&kept.lock);
+  void *found = kept.count ? kept.buffers[--kept.count] : NULL;
+  pthread_mutex_unlock(&kept.lock);
+  return found ? found : gpu_buffer(size);
+}
+
+static void keep(void *buffer) {
+  pthread_mutex_lock(&kept.lock);
+  if (kept.count < 4096) kept.buffers[kept.count++] = buffer;
+  pthread_mutex_unlock(&kept.lock);
+}
+
 static error_t *allocate(
     allocator_t *allocator, const char *tensor, size_t size, int preferred, int64_t preferred_id, void *userp,
     void **buffer, void **buffer_userp, int *actual, int64_t *actual_id) {
   (void)allocator, (void)tensor, (void)preferred, (void)preferred_id, (void)userp;
-  *buffer = malloc(size);
+  *buffer = gpu < 0 ? malloc(size) : take_kept(size);
   *buffer_userp = NULL;
-  *actual = CPU;
-  *actual_id = 0;
+  *actual = gpu < 0 ? CPU : GPU;
+  *actual_id = gpu < 0 ? 0 : gpu;
   return NULL;
 }
 
 static error_t *give_back(
     allocator_t *allocator, void *buffer, void *buffer_userp, size_t size, int type, int64_t type_id) {
   (void)allocator, (void)buffer_userp, (void)size, (void)type, (void)type_id;
-  free(buffer);
+  if (gpu < 0)
+    free(buffer);
+  else
+    keep(buffer);
   return NULL;
 }
 
@@ -172,20 +231,22 @@ static server_t *start_server(char **arguments) {
 }
 
 static request_t *prepare(server_t *server, allocator_t *allocator, const char *model, struct slot *slot) {
-  static int32_t ones[ELEMENTS];
-  for (int i = 0; i < ELEMENTS; i++) ones[i] = 1;
+  static void *inputs[2]; /* the same for all requests */
+  size_t size = (size_t)elements * sizeof(int32_t);
+  for (int i = 0; i < 2; i++)
+    if (!inputs[i]) inputs[i] = gpu < 0 ? calloc(1, size) : gpu_buffer(size);
   request_t *request;
   check(TRITON(error_t *, InferenceRequestNew, request_t **, server_t *, const char *, int64_t)(
             &request, server, model, -1),
         "the request");
-  const int64_t shape[] = {1, ELEMENTS};
+  const int64_t shape[] = {1, elements};
   for (int i = 0; i < 2; i++) {
     const char *name = i ? "INPUT1" : "INPUT0";
     check(TRITON(error_t *, InferenceRequestAddInput, request_t *, const char *, int, const int64_t *, uint64_t)(
               request, name, INT32, shape, 2),
           name);
     check(TRITON(error_t *, InferenceRequestAppendInputData, request_t *, const char *, const void *, size_t, int,
-                 int64_t)(request, name, ones, sizeof ones, CPU, 0),
+                 int64_t)(request, name, inputs[i], size, gpu < 0 ? CPU : GPU, gpu < 0 ? 0 : gpu),
           name);
   }
   check(TRITON(error_t *, InferenceRequestSetReleaseCallback, request_t *,
@@ -236,10 +297,13 @@ static void run(server_t *server, allocator_t *allocator, const char *model, int
 }
 
 int main(int count, char **arguments) {
-  if (count != 5) {
-    fprintf(stderr, "usage: c_loop LIBTRITONSERVER REPOSITORY BACKENDS MODEL\n");
+  if (count != 6 && count != 7) {
+    fprintf(stderr, "usage: c_loop LIBTRITONSERVER REPOSITORY BACKENDS MODEL ELEMENTS [GPU]\n");
     return 2;
   }
+  elements = atoll(arguments[5]);
+  if (count == 7) gpu = atoi(arguments[6]);
+  if (gpu >= 0) use_gpu();
   library = dlopen(arguments[1], RTLD_NOW | RTLD_GLOBAL); /* global: a backend finds Triton's symbols only so */
   if (!library) {
     fprintf(stderr, "c_loop: %s\n", dlerror());

@@ -1,4 +1,7 @@
-"""The reference: c_loop.c, built with the system's compiler, in a process of its own with the same model."""
+"""The reference: c_loop.c, built with the system's compiler, in a process of its own with the same model.
+
+Where there is no compiler, ``TRITONCAPI_C_LOOP`` names the program built elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,15 @@ class Run:
 class CLoop:
     """The running program; idle, it costs nothing."""
 
-    def __init__(self, folder: Path, triton: Triton, repository: Path, backends: Path, model: str) -> None:
-        program = folder / "c_loop"
-        compiler = os.environ.get("CC", "cc")
-        subprocess.run([compiler, *FLAGS, "-o", program, SOURCE, "-ldl"], check=True)
+    def __init__(self, folder: Path, triton: Triton, model: str, *, elements: int = 16, gpu: int | None = None) -> None:
+        program = os.environ.get("TRITONCAPI_C_LOOP") or str(folder / "c_loop")
+        if not os.path.exists(program):
+            compiler = os.environ.get("CC", "cc")
+            subprocess.run([compiler, *FLAGS, "-o", program, SOURCE, "-ldl"], check=True)
+        device = () if gpu is None else (str(gpu),)
         libraries = f"{triton.library.parent}{os.pathsep}{os.environ.get('LD_LIBRARY_PATH', '')}"
         self._process = subprocess.Popen(
-            [program, triton.library, repository, backends, model],
+            [program, triton.library, folder / "repository", folder / "backends", model, str(elements), *device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

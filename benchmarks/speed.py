@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-import model_repos
-from tritoncapi import Server, ServerOptions, Target, Traffic, load
+from tritoncapi import Server, Target, Traffic
+from tritoncapi.allocator import Allocator
 
 from .reference import CLoop, Run
+from .serving import running
 
 ROUNDS = 9
 SECONDS = 0.3
-INPUTS = {"INPUT0": np.ones((1, 16), np.int32), "INPUT1": np.ones((1, 16), np.int32)}
-MODEL = "add_sub_int32_native"
 MANY = 64
-Ours = Callable[[Server, float], Run]
+NATIVE, PYTHON = "add_sub_int32_native", "add_sub_int32_python"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is asked of Triton, and where its outputs go. With ``look`` a value is read where a user would."""
+
+    model: str
+    inputs: Mapping[str, Any]
+    allocator: Allocator | None = None
+    look: bool = True
+
+
+Ours = Callable[[Server, Subject, float], Run]
 
 
 @dataclass(frozen=True)
@@ -40,8 +51,8 @@ class Row:
 def traffic(concurrency: int, threads: int = 1) -> Ours:
     """The load loop."""
 
-    def run(server: Server, seconds: float) -> Run:
-        target = Target(MODEL, INPUTS)
+    def run(server: Server, subject: Subject, seconds: float) -> Run:
+        target = Target(subject.model, subject.inputs, allocator=subject.allocator)
         report = Traffic(server, target, concurrency=concurrency, threads=threads, duration=seconds).run()
         assert not report.counts.errors
         return Run(report.throughput, report.latency.mean / 1000)
@@ -57,17 +68,17 @@ def _rate(count: int, began: float, in_flight: int) -> Run:
 def prepared(threads: int) -> Ours:
     """``InferenceRequest.infer()``, a request for each thread."""
 
-    def run(server: Server, seconds: float) -> Run:
+    def run(server: Server, subject: Subject, seconds: float) -> Run:
         counts = [0] * threads
         start = threading.Barrier(threads + 1)
 
         def work(index: int) -> None:
-            with server.request(MODEL, INPUTS) as request:
+            with server.request(subject.model, subject.inputs) as request:
                 start.wait()
                 end = time.perf_counter() + seconds
                 count = 0
                 while time.perf_counter() < end:
-                    request.infer().close()
+                    request.infer(allocator=subject.allocator).close()
                     count += 1
                 counts[index] = count
 
@@ -83,24 +94,25 @@ def prepared(threads: int) -> Ours:
     return run
 
 
-def anew(server: Server, seconds: float) -> Run:
+def anew(server: Server, subject: Subject, seconds: float) -> Run:
     """``Server.infer()``: request, inputs, response, one value looked at."""
     began = time.perf_counter()
     count = 0
     while time.perf_counter() < began + seconds:
-        with server.infer(MODEL, INPUTS) as response:
-            assert response["OUTPUT0"].numpy()[0, 0] == 2
+        with server.infer(subject.model, subject.inputs, allocator=subject.allocator) as response:
+            output = response["OUTPUT0"]
+            assert not subject.look or output.numpy()[0, 0] == 2
         count += 1
     return _rate(count, began, 1)
 
 
-def many(server: Server, seconds: float) -> Run:
+def many(server: Server, subject: Subject, seconds: float) -> Run:
     """``infer_many()``: submitted and collected in one call."""
-    requests = [server.request(MODEL, INPUTS) for _ in range(MANY)]
+    requests = [server.request(subject.model, subject.inputs) for _ in range(MANY)]
     began = time.perf_counter()
     count = 0
     while time.perf_counter() < began + seconds:
-        server.infer_many(requests).close()
+        server.infer_many(requests, allocator=subject.allocator).close()
         count += MANY
     found = _rate(count, began, MANY)
     for request in requests:
@@ -108,14 +120,14 @@ def many(server: Server, seconds: float) -> Run:
     return found
 
 
-def in_asyncio(server: Server, seconds: float) -> Run:
+def in_asyncio(server: Server, subject: Subject, seconds: float) -> Run:
     """Coroutines, each with a prepared request."""
 
     async def client(end: float) -> int:
         count = 0
-        with server.request(MODEL, INPUTS) as request:
+        with server.request(subject.model, subject.inputs) as request:
             while time.perf_counter() < end:
-                (await request.infer_await()).close()
+                (await request.infer_await(allocator=subject.allocator)).close()
                 count += 1
         return count
 
@@ -136,50 +148,41 @@ ROWS = (
     Row(f"infer_many(), {MANY} requests", 1, MANY, many, 0.9),
     Row(f"asyncio, {MANY} in flight", 1, MANY, in_asyncio, 0.4),
 )
+OF_PYTHON = tuple(Row(f"Python backend, {n} in flight", 1, n, traffic(n), 0.98) for n in (1, 16))
 
 
 def main() -> None:
-    """Prints the table: medians of both, and the median, lowest and highest ratio of throughputs."""
-    library = load()
-    with tempfile.TemporaryDirectory(prefix="tritoncapi-bench-") as name:
-        folder = Path(name)
-        (folder / "repository").mkdir()
-        source = model_repos.folder("memalloc") / MODEL
-        model_repos.copy_model(source, folder / "repository", model_repos.instance_group(count=4))
-        backends = model_repos.backend_directory(folder / "backends", library.triton.backends)
-        options = ServerOptions(
-            model_repository=folder / "repository",
-            backend_directory=backends,
-            log_info=False,
-            log_warn=False,
-            log_error=False,
-            gpu_metrics=False,
-            cpu_metrics=False,
+    """Prints the table for models on the CPU."""
+    inputs = {"INPUT0": np.ones((1, 16), np.int32), "INPUT1": np.ones((1, 16), np.int32)}
+    with running({NATIVE: 4, PYTHON: 1}) as (server, folder):
+        heading("add/sub of 16 INT32")
+        for model, rows in ((NATIVE, ROWS), (PYTHON, OF_PYTHON)):
+            with CLoop(folder, server.library.triton, model) as reference:
+                table(reference, server, Subject(model, inputs), rows)
+
+
+def heading(what: str) -> None:
+    """The table's head."""
+    print(f"\nthroughput against a loop in C, {what}; {ROUNDS} pairs of {SECONDS} s each")
+    head = f"  {'':<28} {'C req/s':>10} {'ours':>10} {'C us':>7} {'ours':>7} {'ratio':>6}"
+    print(f"{head} {'from':>6} {'to':>6} {'aim':>6}")
+
+
+def table(reference: CLoop, server: Server, subject: Subject, rows: Sequence[Row]) -> None:
+    """Prints a line for each row: medians of both, and the median, lowest and highest ratio of throughputs."""
+    for row in rows:
+
+        def pair(row: Row = row) -> tuple[Run, Run]:
+            return reference.run(row.threads, row.concurrency, SECONDS), row.ours(server, subject, SECONDS)
+
+        pair()
+        pairs = [pair() for _ in range(ROUNDS)]
+        ratios = sorted(ours.rate / theirs.rate for theirs, ours in pairs)
+        rates = [statistics.median(run.rate for run in column) for column in zip(*pairs, strict=True)]
+        times = [statistics.median(run.latency_us for run in column) for column in zip(*pairs, strict=True)]
+        ratio = statistics.median(ratios)
+        print(
+            f"  {row.name:<28} {rates[0]:>10,.0f} {rates[1]:>10,.0f} {times[0]:>7.1f} {times[1]:>7.1f} {ratio:>6.2f}"
+            f" {ratios[0]:>6.2f} {ratios[-1]:>6.2f} {row.aim:>6.2f}",
+            flush=True,
         )
-        with (
-            CLoop(folder, library.triton, folder / "repository", backends, MODEL) as reference,
-            Server(options) as server,
-        ):
-            server.load(MODEL)
-            print(f"\nthroughput against a loop in C, add/sub of 16 INT32; {ROUNDS} pairs of {SECONDS} s each")
-            head = f"  {'':<28} {'C req/s':>10} {'ours':>10} {'C us':>7} {'ours':>7} {'ratio':>6}"
-            print(f"{head} {'from':>6} {'to':>6} {'aim':>6}")
-            for row in ROWS:
-                _measure(reference, server, row)
-
-
-def _measure(reference: CLoop, server: Server, row: Row) -> None:
-    def pair() -> tuple[Run, Run]:
-        return reference.run(row.threads, row.concurrency, SECONDS), row.ours(server, SECONDS)
-
-    pair()
-    pairs = [pair() for _ in range(ROUNDS)]
-    ratios = sorted(ours.rate / theirs.rate for theirs, ours in pairs)
-    rates = [statistics.median(run.rate for run in column) for column in zip(*pairs, strict=True)]
-    times = [statistics.median(run.latency_us for run in column) for column in zip(*pairs, strict=True)]
-    ratio = statistics.median(ratios)
-    print(
-        f"  {row.name:<28} {rates[0]:>10,.0f} {rates[1]:>10,.0f} {times[0]:>7.1f} {times[1]:>7.1f} {ratio:>6.2f}"
-        f" {ratios[0]:>6.2f} {ratios[-1]:>6.2f} {row.aim:>6.2f}",
-        flush=True,
-    )

@@ -90,11 +90,12 @@ class Counts(ctypes.Structure):
     live: int
     live_bytes: int
     peak_bytes: int
+    reused: int
     _fields_ = [
         (name, c_uint64)
         for name in (
             *("starts", "queries", "attributes", "allocations", "failures", "zero_sized", "releases"),
-            *("double_releases", "mismatched", "free_failures", "live", "live_bytes", "peak_bytes"),
+            *("double_releases", "mismatched", "free_failures", "live", "live_bytes", "peak_bytes", "reused"),
         )
     ]
 
@@ -262,9 +263,12 @@ class Native:
         self.call_notify = bind(locked, "call_notify", c_int, c_uint64)
         self.calls_count = bind(locked, "calls_count", None, POINTER(c_uint64), POINTER(c_uint64))
 
-        self.allocator_new = bind(locked, "allocator_new", c_void_p, c_int, c_int, c_int)
+        self.allocator_new = bind(locked, "allocator_new", c_void_p, c_int, c_int, c_int, c_int)
         self.allocator_rule = bind(
             *(locked, "allocator_rule", c_int, c_void_p, c_char_p, c_int, c_int, c_int64, c_int, c_char_p)
+        )
+        self.allocator_reserve = bind(
+            *(unlocked, "allocator_reserve", c_char_p, c_void_p, c_int, c_int64, c_size_t, c_size_t)
         )
         self.allocator_counts = bind(locked, "allocator_counts", None, c_void_p, POINTER(Counts))
         self.allocator_records = bind(

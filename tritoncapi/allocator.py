@@ -61,6 +61,7 @@ class AllocatorCounts:
     live: int = 0
     live_bytes: int = 0
     peak_bytes: int = 0
+    reused: int = 0
 
 
 class Allocator(Protocol):
@@ -101,7 +102,9 @@ class ResponseAllocator(_AllocatorHandle):
     ``tensors`` gives single tensors a rule of their own, and a TritonError as a rule makes the allocation fail with it.
     With ``keep_records`` every allocation stays in ``records`` until ``clear()``; without it only live ones do.
     ``cuda_ipc`` gives GPU buffers a CUDA IPC handle (through the buffer-attributes callback). ``poison`` is a byte that
-    new buffers are filled with, so that memory nobody wrote cannot pass for an answer.
+    new buffers are filled with, so that memory nobody wrote cannot pass for an answer. With ``reuse`` buffers that come
+    back are kept for outputs of the same size and place, until ``close()``: a CUDA allocation costs more than most
+    requests. ``reserve()`` makes some beforehand.
     """
 
     noun = "response allocator"
@@ -114,11 +117,14 @@ class ResponseAllocator(_AllocatorHandle):
         keep_records: bool = True,
         cuda_ipc: bool = False,
         poison: int | None = None,
+        reuse: bool = False,
         library: Library | None = None,
     ) -> None:
         library = library or load()
         self._api, self._native = library.api, library.native
-        self._state = self._native.allocator_new(keep_records, cuda_ipc, -1 if poison is None else poison & 0xFF)
+        fill = -1 if poison is None else poison & 0xFF
+        self._state = self._native.allocator_new(keep_records, cuda_ipc, fill, reuse)
+        self._reuse = reuse
         if not self._state:
             raise MemoryError("no memory for a response allocator")
         try:
@@ -152,6 +158,14 @@ class ResponseAllocator(_AllocatorHandle):
     def userp(self) -> int:
         """The native state's address, which Triton hands back to the callbacks."""
         return int(self._state)
+
+    def reserve(self, place: Place, nbytes: int, count: int = 1) -> None:
+        """Makes ``count`` buffers of ``nbytes`` at ``place`` for later outputs. Needs ``reuse``; raises MemoryError."""
+        if not self._reuse or nbytes < 1 or count < 0:
+            raise ValueError("reserve() needs an allocator made with reuse=True, a size and a count")
+        failure = self._native.allocator_reserve(self.userp, place.memory_type, place.device, nbytes, count)
+        if failure:
+            raise MemoryError(f"{count} buffers of {nbytes} bytes at {place}: {failure.decode(errors='replace')}")
 
     @property
     def counts(self) -> AllocatorCounts:

@@ -64,8 +64,8 @@ class TrafficFigures:
 
     ``latency``: from the intended start to the final response. ``naive``: the same from the moment the request was
     really sent; in a closed loop the two are one. ``first``: sent to first response, other than ``naive`` for decoupled
-    models only. ``release``: sent to release. ``late``: from when a request of an open loop was due to when it was sent,
-    failed ones too; empty in a closed loop.
+    models only. ``release``: sent to release. ``late``: from due to sent, of all requests of an open
+    loop, failed ones too.
     """
 
     model: str

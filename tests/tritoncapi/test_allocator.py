@@ -150,6 +150,35 @@ def test_one_allocator_for_eight_threads(server: tc.Server) -> None:
         assert (counts.allocations, counts.releases, counts.live) == (800, 800, 0)
 
 
+def test_buffers_are_used_again(server: tc.Server) -> None:
+    with tc.ResponseAllocator(reuse=True) as allocator:
+        allocator.reserve(tc.CPU, 16, 2)
+        for _ in range(3):
+            assert infer(server, allocator) == [0, 2, 4, 6]
+        counts, addresses = allocator.counts, {record.address for record in allocator.records}
+        assert (counts.allocations, counts.releases, counts.reused, counts.live) == (6, 6, 6, 0)
+        assert len(addresses) == 2
+    with tc.ResponseAllocator() as allocator:
+        infer(server, allocator)
+        assert allocator.counts.reused == 0
+        with pytest.raises(ValueError, match="reuse=True"):
+            allocator.reserve(tc.CPU, 16)
+
+
+def test_a_buffer_used_again_has_the_right_size(server: tc.Server) -> None:
+    with tc.ResponseAllocator(reuse=True, keep_records=False) as allocator:
+        for count in (4, 8, 4):
+            data = np.arange(count, dtype=np.int32)
+            with server.infer("add_sub", {"INPUT0": data, "INPUT1": data}, allocator=allocator) as response:
+                assert response["OUTPUT0"].numpy().tolist() == (2 * data).tolist()
+        assert allocator.counts.reused == 2
+
+
+def test_what_cannot_be_reserved(server: tc.Server) -> None:
+    with tc.ResponseAllocator(reuse=True) as allocator, pytest.raises(MemoryError, match="buffers of"):
+        allocator.reserve(tc.gpu(63), 1 << 20)
+
+
 def test_native_callbacks_one_by_one(library: tc.Library) -> None:
     """What Triton itself does not do: a question before the allocation, a release twice, and a false one."""
     import ctypes

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "gpu.h"
+#include "pool.h"
 #include "triton.h"
 
 enum { MODE_FIXED = 0, MODE_PREFERRED = 1, MODE_FAIL = 2 };
@@ -55,6 +56,7 @@ struct tc_counts {
   uint64_t allocations, failures, zero_sized;
   uint64_t releases, double_releases, mismatched, free_failures;
   uint64_t live, live_bytes, peak_bytes;
+  uint64_t reused; /* allocations that took a buffer which was kept */
 };
 
 struct tc_allocator {
@@ -67,16 +69,25 @@ struct tc_allocator {
   struct tc_counts counts;
   struct record *first, *last;
   char free_error[160];
+  struct tc_pool pool;
 };
 
-struct tc_allocator *tc_allocator_new(int keep, int ipc, int poison) {
+struct tc_allocator *tc_allocator_new(int keep, int ipc, int poison, int reuse) {
   struct tc_allocator *allocator = calloc(1, sizeof *allocator);
   if (!allocator) return NULL;
   pthread_mutex_init(&allocator->lock, NULL);
+  pthread_mutex_init(&allocator->pool.lock, NULL);
+  allocator->pool.keeps = reuse != 0;
   allocator->keep = keep != 0;
   allocator->ipc = ipc != 0;
   allocator->poison = poison;
   return allocator;
+}
+
+/* Keeps `count` buffers more for outputs of this size and place. Returns NULL, or what failed. */
+const char *tc_allocator_reserve(
+    struct tc_allocator *allocator, int memory_type, int64_t memory_type_id, size_t byte_size, size_t count) {
+  return tc_pool_reserve(&allocator->pool, memory_type, memory_type_id, byte_size, count);
 }
 
 /* Adds a rule, or replaces the one for the same tensor. Returns 0, or -1 without memory. */
@@ -108,36 +119,11 @@ static const struct rule *rule_for(const struct tc_allocator *allocator, const c
   return fallback;
 }
 
-static const char *allocate(int memory_type, int64_t id, size_t byte_size, void **buffer) {
-  switch (memory_type) {
-    case TC_MEMORY_CPU:
-      return posix_memalign(buffer, 64, byte_size) ? "out of host memory" : NULL;
-    case TC_MEMORY_PINNED:
-      return tc_pinned_alloc(byte_size, buffer);
-    case TC_MEMORY_GPU:
-      return tc_gpu_alloc((int)id, byte_size, buffer);
-    default:
-      return "unknown memory type";
-  }
-}
-
 /* So that memory which nobody wrote cannot pass for an answer, not even for one of zeros. */
 static const char *fill(int memory_type, int64_t id, void *buffer, size_t byte_size, int poison) {
   if (memory_type == TC_MEMORY_GPU) return tc_gpu_fill((int)id, buffer, byte_size, (unsigned char)poison);
   memset(buffer, poison, byte_size);
   return NULL;
-}
-
-static const char *release(int memory_type, int64_t id, void *buffer) {
-  switch (memory_type) {
-    case TC_MEMORY_PINNED:
-      return tc_pinned_free(buffer);
-    case TC_MEMORY_GPU:
-      return tc_gpu_free((int)id, buffer);
-    default:
-      free(buffer);
-      return NULL;
-  }
 }
 
 static void unlink_record(struct tc_allocator *allocator, struct record *record) {
@@ -186,15 +172,15 @@ TRITONSERVER_Error *tc_allocator_alloc(
 
   struct record *record = calloc(1, sizeof *record);
   const char *error = record && name ? NULL : "out of host memory";
-  if (!error && byte_size) error = allocate(type, id, byte_size, buffer);
+  if (!error && byte_size) error = tc_pool_take(&allocator->pool, type, id, byte_size, buffer);
   if (!error && byte_size && allocator->poison >= 0) {
     error = fill(type, id, *buffer, byte_size, allocator->poison);
-    if (error) release(type, id, *buffer);
+    if (error) tc_pool_give(&allocator->pool, type, id, byte_size, *buffer);
   }
   /* Here, not in the attributes callback: when that one fails, Triton forgets the buffer without a release. */
   if (!error && *buffer && allocator->ipc && type == TC_MEMORY_GPU) {
     error = tc_gpu_ipc_handle((int)id, *buffer, record->ipc);
-    if (error) release(type, id, *buffer);
+    if (error) tc_pool_give(&allocator->pool, type, id, byte_size, *buffer);
   }
   if (error) {
     *buffer = NULL;
@@ -271,11 +257,12 @@ TRITONSERVER_Error *tc_allocator_release(
   void *mine = public->buffer;
   int type = public->actual_type;
   int64_t id = public->actual_id;
+  size_t size = public->byte_size;
   bool forget = !allocator->keep;
   if (forget) unlink_record(allocator, record);
   pthread_mutex_unlock(&allocator->lock);
   if (forget) free(record);
-  const char *error = mine ? release(type, id, mine) : NULL;
+  const char *error = mine ? tc_pool_give(&allocator->pool, type, id, size, mine) : NULL;
   if (!error) return NULL;
   pthread_mutex_lock(&allocator->lock);
   counts->free_failures++;
@@ -329,6 +316,9 @@ TRITONSERVER_Error *tc_allocator_attributes(
 void tc_allocator_counts(struct tc_allocator *allocator, struct tc_counts *counts) {
   pthread_mutex_lock(&allocator->lock);
   *counts = allocator->counts;
+  pthread_mutex_lock(&allocator->pool.lock);
+  counts->reused = allocator->pool.reused;
+  pthread_mutex_unlock(&allocator->pool.lock);
   pthread_mutex_unlock(&allocator->lock);
 }
 
@@ -371,6 +361,8 @@ uint64_t tc_allocator_delete(struct tc_allocator *allocator) {
     next = name->next;
     free(name);
   }
+  tc_pool_drain(&allocator->pool);
+  pthread_mutex_destroy(&allocator->pool.lock);
   pthread_mutex_destroy(&allocator->lock);
   free(allocator);
   return 0;
