@@ -304,10 +304,8 @@ class Native:
         self.traffic_target = bind(locked, "traffic_target", None, c_void_p, c_uint32, POINTER(TargetOptions))
         self.traffic_share = bind(locked, "traffic_share", c_uint32, c_void_p, c_uint32)
         self.traffic_slot = bind(
-            *(locked, "traffic_slot", T.Error_p, c_void_p, c_uint32, c_uint32, T.InferenceRequest_p, c_uint64),
-            POINTER(c_void_p),
+            *(locked, "traffic_slot", T.Error_p, c_void_p, c_uint32, c_uint32, T.InferenceRequest_p, c_uint64)
         )
-        self.traffic_slot_held = bind(locked, "traffic_slot_held", c_int, c_void_p)
         self.traffic_start = bind(unlocked, "traffic_start", c_int, c_void_p)
         self.traffic_stop = bind(locked, "traffic_stop", None, c_void_p, c_int)
         self.traffic_wait = bind(unlocked, "traffic_wait", c_int, c_void_p, c_int64, POINTER(Sample))

@@ -62,7 +62,7 @@ class InferenceRequest(Handle):
         self._run = Run()
         self._run_at = ctypes.addressof(self._run)
         self._running = False  # within one native call, which holds the lock
-        self._threads: set[int] = set()  # the model answered on these
+        self._threads: tuple[int, ...] = ()  # the model answered on these
         self._chosen: Allocator | None = None  # the one in _run
         self._lock = threading.RLock()  # a stopping server closes requests that other threads are about to start
         pointer = self._api.InferenceRequestNew(server.pointer, c_name(model, "a model's"), version)
@@ -331,7 +331,7 @@ class InferenceRequest(Handle):
         if key:
             self._execution = Execution(self._library, key, (self._chosen, self._server))
         elif run.thread:
-            self._threads.add(run.thread)
+            self._answered_on(run.thread)
         self._running = False
         return self._execution
 
@@ -357,7 +357,7 @@ class InferenceRequest(Handle):
             execution = self._execution
             if execution is not None and execution.key == key:
                 self._execution = None
-            self._threads.add(answer.thread)
+            self._answered_on(answer.thread)
         return self._response(answer, pointer, chosen)
 
     async def infer_await(self, *, allocator: Allocator | None = None) -> InferenceResponse:
@@ -424,9 +424,13 @@ class InferenceRequest(Handle):
             super().close()
             self._held.clear()
 
-    def _heard(self) -> set[int]:
+    def _answered_on(self, thread: int) -> None:
+        if thread not in self._threads:
+            self._threads += (thread,)
+
+    def _heard(self) -> tuple[int, ...]:
         """The threads that the model answered on since this was last asked, in the quick way of ``infer``."""
-        threads, self._threads = self._threads, set()
+        threads, self._threads = self._threads, ()
         return threads
 
     def _put_away(self, execution: Execution) -> None:
@@ -455,6 +459,12 @@ def tensor_of(data: InputData) -> tuple[DataType, tuple[int, ...], Buffer]:
         return datatype, shape, buffer
     array = np.asarray(data)
     return datatype_of(array), array.shape, Buffer.wrap(encode(array))
+
+
+def view_of(data: InputData) -> TensorView:
+    """The tensor, encoded once, for requests that share it."""
+    datatype, shape, buffer = tensor_of(data)
+    return TensorView(buffer, datatype, shape)
 
 
 def checked(response: InferenceResponse) -> InferenceResponse:

@@ -14,8 +14,9 @@ from ._native import Sample as NativeSample
 from ._native import TargetOptions, TrafficOptions
 from ._types import ModelTxnPropertyFlag, StartFn
 from .allocator import Allocator
+from .dlpack import TensorView
 from .errors import ClosedError, Error
-from .request import InferenceRequest, InputData
+from .request import InputData, view_of
 from .response import InferenceResponse
 from .traffic_report import TrafficReport, read_report
 
@@ -135,7 +136,7 @@ class Traffic:
         self._native = server.library.native
         self._check = check
         self._state: Any = None
-        self._slots: list[tuple[int, InferenceRequest]] = []
+        self._tensors: list[dict[str, TensorView]] = []  # what the native requests read
         self._allocators: list[Allocator] = []
         self._validated = 0
         self._wrong = 0
@@ -185,7 +186,8 @@ class Traffic:
             decoupled=bool(decoupled),
         )
         self._native.traffic_target(self._state, index, ctypes.byref(options))
-        sets = target.input_sets
+        sets = [{name: view_of(data) for name, data in row.items()} for row in target.input_sets]
+        self._tensors += sets
         number = 0
         for thread in range(self._options.threads):
             for _ in range(self._native.traffic_share(self._state, thread)):
@@ -194,14 +196,11 @@ class Traffic:
                 request = self._server.request(
                     target.model, sets[choice], outputs=target.outputs, version=target.version, **target.settings
                 )
-                slot = ctypes.c_void_p()
-                error = self._native.traffic_slot(
-                    self._state, thread, index, request.pointer, choice, ctypes.byref(slot)
-                )
+                error = self._native.traffic_slot(self._state, thread, index, request.pointer, choice)
                 if error:
                     request.close()
                     raise self._library.api.take_error(error)
-                self._slots.append((slot.value or 0, request))
+                request.release()  # it is a slot's now: a Python object for each would cost more than the slot
 
     # Running
 
@@ -306,16 +305,9 @@ class Traffic:
         state, self._state = self._state, None
         for index, target in enumerate(self.targets):
             self._tell_threads(state, index, target.model)
-        held = [request for slot, request in self._slots if self._native.traffic_slot_held(slot)]
-        out = self._native.traffic_delete(state)
-        for _, request in self._slots:
-            if request in held:
-                request.release()
-            else:
-                request.close()
-        if out:
-            _forgotten.append((self._server, self._allocators, held))
-        self._slots.clear()
+        if self._native.traffic_delete(state):
+            _forgotten.append((self._server, self._allocators, self._tensors))
+        self._tensors = []
         self._server._traffics.discard(self)
 
     def _tell_threads(self, state: Any, index: int, model: str) -> None:
@@ -346,7 +338,7 @@ class Traffic:
         if getattr(self, "_state", None) is not None:
             if self._started:
                 self._native.traffic_stop(self._state, True)
-                _forgotten.append((self._server, self._allocators, self._slots))
+                _forgotten.append((self._server, self._allocators, self._tensors))
             warnings.warn(f"unclosed traffic: {self!r}", ResourceWarning, source=self, stacklevel=2)
 
 

@@ -71,10 +71,10 @@ uint32_t tc_traffic_share(const struct tc_traffic *traffic, uint32_t worker) {
 }
 
 /* Gives a worker a request of a target; needed are as many for each target as the worker's share of the concurrency.
- * `*made` names the slot. NULL, or an error that is the caller's. */
+ * NULL, and then the request is the traffic's to delete, or an error that is the caller's. */
 TRITONSERVER_Error *tc_traffic_slot(
     struct tc_traffic *traffic, uint32_t worker, uint32_t target, TRITONSERVER_InferenceRequest *request,
-    uint64_t inputs, struct tc_slot **made) {
+    uint64_t inputs) {
   struct tc_slot *slot = tc_slot_new();
   if (!slot) return tc_triton.ErrorNew(TC_ERROR_UNAVAILABLE, "out of memory for a slot");
   struct tc_worker *owner = &traffic->workers[worker];
@@ -91,14 +91,7 @@ TRITONSERVER_Error *tc_traffic_slot(
   owner->slots = slot;
   slot->next = owner->tallies[target].idle;
   owner->tallies[target].idle = slot;
-  *made = slot;
   return NULL;
-}
-
-/* Whether Triton still has this slot's request. */
-int tc_traffic_slot_held(const struct tc_slot *slot) {
-  unsigned state = atomic_load(&slot->state);
-  return (state & TC_SLOT_FLYING) && !(state & TC_SLOT_RELEASED);
 }
 
 /* Begins. 0, or an errno when a thread cannot be made; then all is stopped, and what was sent comes back. */
@@ -222,6 +215,13 @@ const char *tc_traffic_message(struct tc_traffic *traffic, int code) {
   return atomic_load(&traffic->has_message[code]) ? traffic->messages[code] : "";
 }
 
+static void delete_request(struct tc_slot *slot) {
+  unsigned state = atomic_load(&slot->state);
+  if ((state & TC_SLOT_FLYING) && !(state & TC_SLOT_RELEASED)) return; /* Triton has it still, and perhaps for ever */
+  TRITONSERVER_Error *error = tc_triton.InferenceRequestDelete(slot->request);
+  if (error) tc_triton.ErrorDelete(error);
+}
+
 /* Waits for the threads, which must have ended (tc_traffic_wait says 2) or never begun, and frees all. Returns how many
  * slots are still out; there being any, only those and what their callbacks touch stay, for ever. */
 uint64_t tc_traffic_delete(struct tc_traffic *traffic) {
@@ -231,8 +231,10 @@ uint64_t tc_traffic_delete(struct tc_traffic *traffic) {
     if (worker->started) pthread_join(worker->thread, NULL);
     worker->started = false;
     while (atomic_load_explicit(&worker->inside, memory_order_acquire)) sched_yield();
-    for (struct tc_slot *slot = worker->slots; slot; slot = slot->sibling)
+    for (struct tc_slot *slot = worker->slots; slot; slot = slot->sibling) {
       if (atomic_load(&slot->state) & TC_SLOT_FLYING) out++;
+      delete_request(slot);
+    }
   }
   struct tc_sample sample;
   while (tc_traffic_wait(traffic, 0, &sample) == 1) {

@@ -33,6 +33,7 @@ const char *tc_bind(void *library) {
       ROW(InferenceRequestSetReleaseCallback),
       ROW(InferenceRequestSetResponseCallback),
       ROW(ServerInferAsync),
+      ROW(InferenceRequestDelete),
       ROW(InferenceResponseDelete),
       ROW(ErrorDelete),
       ROW(InferenceResponseError),

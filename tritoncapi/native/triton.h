@@ -30,6 +30,7 @@ struct tc_triton {
       TRITONSERVER_InferenceRequest *, TRITONSERVER_ResponseAllocator *, void *, tc_response_fn, void *);
   TRITONSERVER_Error *(*ServerInferAsync)(
       TRITONSERVER_Server *, TRITONSERVER_InferenceRequest *, TRITONSERVER_InferenceTrace *);
+  TRITONSERVER_Error *(*InferenceRequestDelete)(TRITONSERVER_InferenceRequest *);
   TRITONSERVER_Error *(*InferenceResponseDelete)(TRITONSERVER_InferenceResponse *);
   void (*ErrorDelete)(TRITONSERVER_Error *);
   TRITONSERVER_Error *(*InferenceResponseError)(TRITONSERVER_InferenceResponse *); /* the response owns it */
