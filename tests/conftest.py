@@ -424,3 +424,11 @@ class Child:
 def child(tmp_path_factory: pytest.TempPathFactory) -> Child:
     """``child(source, *arguments)``: the output of a Python process."""
     return Child(tmp_path_factory.mktemp("calls"))
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -33,9 +33,7 @@ def test_cut_line_is_left_out(tmp_path: Path) -> None:
 def test_threads_do_not_mix_lines(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     book = journal.Journal(path)
-    threads = [
-        threading.Thread(target=lambda: [book.write("e", text="x" * 500) for _ in range(200)]) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: [book.write("e", text="x" * 500) for _ in range(200)]) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -481,9 +481,7 @@ def judged(run: Run, name: str, **changes: Any) -> dict[str, str]:
         ("end", {"event": "dropped"}, "process", "fail: the run ended early with code 0"),
     ],
 )
-def test_checks_see_what_is_wrong(
-    healthy: Run, event: str, changes: dict[str, Any], check: str, sentence: str
-) -> None:
+def test_checks_see_what_is_wrong(healthy: Run, event: str, changes: dict[str, Any], check: str, sentence: str) -> None:
     checks = judged(healthy, event, **changes)
     assert re.match(sentence, checks[check]), checks
 

@@ -168,6 +168,7 @@ def test_threads_with_requests_of_their_own(server: tc.Server) -> None:
     assert wrong == []
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_infer_in_one_call_is_interrupted_without_a_trace(server: tc.Server, tools: Any) -> None:
     gc.collect()
     request = server.request("slow", ONE)

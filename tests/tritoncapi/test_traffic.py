@@ -346,6 +346,7 @@ def test_stopped_from_another_thread(server: tc.Server, tools: Any) -> None:
     assert traffic.report is report
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted(server: tc.Server, tools: Any) -> None:
     traffic = tc.Traffic(server, ADD_SUB, concurrency=2)
 
