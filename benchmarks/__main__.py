@@ -10,12 +10,13 @@ import os
 import platform
 import sys
 
-from . import infer, lifecycles, memory, open_loop, speed, startup
+from . import gpu, infer, lifecycles, memory, open_loop, speed, startup
 
 ALL = {
     "startup": startup.main,
     "infer": infer.main,
     "speed": speed.main,
+    "gpu": gpu.main,
     "open_loop": open_loop.main,
     "memory": memory.main,
     "lifecycles": lifecycles.main,
