@@ -9,35 +9,78 @@
 
 #include "calls.h"
 
-enum { BUCKETS = 1024 }; /* a power of two; keys are consecutive, so they spread evenly */
+enum { STRIPES = 64, BUCKETS = 16, IDLE = 16, EVENTS = 64 }; /* powers of two; keys are consecutive, so they spread evenly */
 
-static struct {
-  pthread_mutex_t lock;
+/* The table, in stripes with a lock each: Triton's threads look calls up at the same time. */
+static struct stripe {
+  _Alignas(64) pthread_mutex_t lock;
   struct tc_call *buckets[BUCKETS];
-  uint64_t last_key;
-  uint64_t open;
-  uint64_t strays;
-} table = {.lock = PTHREAD_MUTEX_INITIALIZER};
+  struct tc_call *idle; /* to be used again, with what a call costs to make */
+  uint32_t idle_count;
+} stripes[STRIPES] = {[0 ... STRIPES - 1] = {.lock = PTHREAD_MUTEX_INITIALIZER}};
+static _Atomic uint64_t last_key, open_calls, strays;
+
+static struct stripe *stripe_of(uint64_t key) { return &stripes[key % STRIPES]; }
+
+static struct tc_call **bucket_of(struct stripe *stripe, uint64_t key) {
+  return &stripe->buckets[key / STRIPES % BUCKETS];
+}
 
 struct tc_call *tc_call_find(uint64_t key) {
-  pthread_mutex_lock(&table.lock);
-  struct tc_call *call = table.buckets[key % BUCKETS];
+  struct stripe *stripe = stripe_of(key);
+  pthread_mutex_lock(&stripe->lock);
+  struct tc_call *call = *bucket_of(stripe, key);
   while (call && call->key != key) call = call->next;
-  if (call) call->references++;
-  pthread_mutex_unlock(&table.lock);
+  if (call) atomic_fetch_add(&call->references, 1); /* the table has one, so it is not gone */
+  pthread_mutex_unlock(&stripe->lock);
   return call;
 }
 
-void tc_call_put_back(struct tc_call *call) {
-  pthread_mutex_lock(&table.lock);
-  bool last = --call->references == 0;
-  pthread_mutex_unlock(&table.lock);
-  if (!last) return;
+static void free_call(struct tc_call *call) {
   pthread_cond_destroy(&call->changed);
   pthread_mutex_destroy(&call->lock);
-  if (call->inbox) tc_inbox_drop(call->inbox);
   free(call->events);
   free(call);
+}
+
+void tc_call_put_back(struct tc_call *call) {
+  if (atomic_fetch_sub(&call->references, 1) != 1) return;
+  if (call->inbox) tc_inbox_drop(call->inbox);
+  struct stripe *stripe = stripe_of(call->key);
+  pthread_mutex_lock(&stripe->lock);
+  bool kept = stripe->idle_count < IDLE && call->capacity <= EVENTS;
+  if (kept) {
+    call->next = stripe->idle;
+    stripe->idle = call;
+    stripe->idle_count++;
+  }
+  pthread_mutex_unlock(&stripe->lock);
+  if (!kept) free_call(call);
+}
+
+/* A call that is not in the table; NULL without memory. */
+static struct tc_call *new_call(uint64_t key) {
+  struct stripe *stripe = stripe_of(key);
+  pthread_mutex_lock(&stripe->lock);
+  struct tc_call *call = stripe->idle;
+  if (call) {
+    stripe->idle = call->next;
+    stripe->idle_count--;
+  }
+  pthread_mutex_unlock(&stripe->lock);
+  if (call) {
+    call->notify = call->closed = false;
+    call->wait_any = call->wait_done = 0;
+    call->state = (struct tc_state){0};
+    call->head = call->tail = 0;
+  } else {
+    call = calloc(1, sizeof *call);
+    if (!call) return NULL;
+    pthread_mutex_init(&call->lock, NULL);
+    tc_condition_init(&call->changed);
+  }
+  call->key = key;
+  return call;
 }
 
 static void delete_response(TRITONSERVER_InferenceResponse *response) {
@@ -47,9 +90,7 @@ static void delete_response(TRITONSERVER_InferenceResponse *response) {
 }
 
 static void count_stray(TRITONSERVER_InferenceResponse *response) {
-  pthread_mutex_lock(&table.lock);
-  table.strays++;
-  pthread_mutex_unlock(&table.lock);
+  atomic_fetch_add(&strays, 1);
   delete_response(response);
 }
 
@@ -124,15 +165,16 @@ static void on_release(TRITONSERVER_InferenceRequest *request, const uint32_t fl
 }
 
 static void remove_from_table(struct tc_call *call) {
-  pthread_mutex_lock(&table.lock);
-  struct tc_call **link = &table.buckets[call->key % BUCKETS];
+  struct stripe *stripe = stripe_of(call->key);
+  pthread_mutex_lock(&stripe->lock);
+  struct tc_call **link = bucket_of(stripe, call->key);
   while (*link && *link != call) link = &(*link)->next;
   if (*link) {
     *link = call->next;
-    call->references--; /* the table's own; the caller holds another */
-    table.open--;
+    atomic_fetch_sub(&call->references, 1); /* the table's own; the caller holds another */
+    atomic_fetch_sub(&open_calls, 1);
   }
-  pthread_mutex_unlock(&table.lock);
+  pthread_mutex_unlock(&stripe->lock);
 }
 
 /* Forgets the call, and the caller's reference. Responses that nobody took are deleted; later ones are strays. */
@@ -159,23 +201,22 @@ TRITONSERVER_Error *tc_call_begin(
     TRITONSERVER_Server *server, TRITONSERVER_InferenceRequest *request, TRITONSERVER_ResponseAllocator *allocator,
     void *allocator_userp, TRITONSERVER_InferenceTrace *trace, struct tc_inbox *inbox, struct tc_call **started) {
   *started = NULL;
-  struct tc_call *call = calloc(1, sizeof *call);
+  uint64_t mine = atomic_fetch_add(&last_key, 1) + 1;
+  struct tc_call *call = new_call(mine);
   if (!call) return tc_triton.ErrorNew(TC_ERROR_INTERNAL, "out of memory for a call");
-  pthread_mutex_init(&call->lock, NULL);
-  tc_condition_init(&call->changed);
-  call->references = 2; /* the table's and the caller's */
+  atomic_store(&call->references, 2); /* the table's and the caller's */
   call->state.start_ns = tc_now();
   if (inbox) tc_inbox_hold(inbox);
   call->inbox = inbox;
 
   /* Registered before it is submitted: the answer may come before ServerInferAsync returns. */
-  pthread_mutex_lock(&table.lock);
-  uint64_t mine = call->key = ++table.last_key;
-  struct tc_call **bucket = &table.buckets[mine % BUCKETS];
+  struct stripe *stripe = stripe_of(mine);
+  struct tc_call **bucket = bucket_of(stripe, mine);
+  pthread_mutex_lock(&stripe->lock);
   call->next = *bucket;
   *bucket = call;
-  table.open++;
-  pthread_mutex_unlock(&table.lock);
+  atomic_fetch_add(&open_calls, 1);
+  pthread_mutex_unlock(&stripe->lock);
 
   void *userp = (void *)(uintptr_t)mine;
   TRITONSERVER_Error *error = tc_triton.InferenceRequestSetReleaseCallback(request, on_release, userp);
@@ -256,9 +297,7 @@ int tc_call_notify(uint64_t key) {
 }
 
 /* Calls that are open now, and events that came for calls already closed. */
-void tc_calls_count(uint64_t *open, uint64_t *strays) {
-  pthread_mutex_lock(&table.lock);
-  *open = table.open;
-  *strays = table.strays;
-  pthread_mutex_unlock(&table.lock);
+void tc_calls_count(uint64_t *open, uint64_t *stray) {
+  *open = atomic_load(&open_calls);
+  *stray = atomic_load(&strays);
 }

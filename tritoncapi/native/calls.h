@@ -3,6 +3,7 @@
 #define TRITONCAPI_CALLS_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "notices.h"
@@ -29,7 +30,7 @@ struct tc_call {
   pthread_mutex_t lock;
   pthread_cond_t changed;
   uint64_t key;
-  uint32_t references; /* guarded by the table's lock */
+  atomic_uint references;
   bool notify;
   bool closed;
   struct tc_inbox *inbox; /* where the key goes when all has come */
