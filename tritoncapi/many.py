@@ -102,6 +102,7 @@ def infer_many(
     if len(set(map(id, requests))) != len(requests):
         raise ValueError("a request can be sent only once at a time")
     chosen: Allocator = allocator if allocator is not None else server.default_allocator
+    chosen.pointer  # noqa: B018 - raises when it is closed
     # The list decides: it is what is put back, whatever interrupts this.
     taken: list[InferenceRequest] = []
     answers = (Answer * len(requests))()
@@ -111,7 +112,10 @@ def infer_many(
             if not request._lock.acquire(blocking=False):
                 raise InFlightError("another thread uses one of these requests")
             taken.append(request)
-            request._make_ready(chosen)
+            if request._chosen is chosen and request._is_idle():  # as it was left last time
+                request._running = True
+            else:
+                request._make_ready(chosen)
         first = _SLICE_NS if timeout is None else max(0, min(_SLICE_NS, int(timeout * 1e9)))
         began = time.monotonic()
         waiting = _run(server, taken, answers, first)
@@ -121,7 +125,11 @@ def infer_many(
     finally:
         for request in taken:
             if request._running:
-                request._collect()
+                if request._run.key:
+                    request._collect()
+                else:
+                    request._running = False
+                    request._answered_on(request._run.thread)
             request._lock.release()
     responses = Responses(server, chosen, answers)
     try:

@@ -324,13 +324,18 @@ class InferenceRequest(Handle):
         self._running = True
         return chosen
 
+    def _is_idle(self) -> bool:
+        """Whether nothing has to be done before it can be sent with the allocator it was sent with last time."""
+        open_ = self._pointer is not None and self._server._pointer is not None
+        return open_ and not self._running and self._execution is None
+
     def _collect(self) -> Execution | None:
         """After the native call: the execution that goes on, or None, and then ``_answer`` takes the response."""
         run = self._run
         key, run.key = run.key, 0
         if key:
             self._execution = Execution(self._library, key, (self._chosen, self._server))
-        elif run.thread:
+        else:
             self._answered_on(run.thread)
         self._running = False
         return self._execution
@@ -425,7 +430,7 @@ class InferenceRequest(Handle):
             self._held.clear()
 
     def _answered_on(self, thread: int) -> None:
-        if thread not in self._threads:
+        if thread and thread not in self._threads:
             self._threads += (thread,)
 
     def _heard(self) -> tuple[int, ...]:
