@@ -160,6 +160,7 @@ class Result:
             "log": ended.log[-_LINES:],
             "errors": ended.errors[-_LINES:],
             "folder": str(self.folder),
+            **self.scenario.facts(self.run),
         }
         return {**result, "journal": ended.events} if self.scenario.brief else result
 

@@ -103,6 +103,11 @@ def no_more_lines(_run: Run, _verdict: Verdict) -> Iterable[Line]:
     return ()
 
 
+def no_facts(_run: Run) -> Mapping[str, Any]:
+    """Nothing more in the result."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Scenario:
     """What is run, how it is judged, and what is shown of it. ``probes`` makes the probes, in the child,
@@ -127,4 +132,6 @@ class Scenario:
     summary: Callable[[Run], Iterable[Line]] = no_lines
     appendix: Callable[[Run, Verdict], Iterable[Line]] = no_more_lines
     proved: Callable[[Run], str] = lambda _run: ""
+    facts: Callable[[Run], Mapping[str, Any]] = no_facts
+    """What the result as JSON says besides, by key."""
     brief: bool = False
