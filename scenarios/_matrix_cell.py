@@ -210,7 +210,7 @@ def _places(output: Output, cell: Cell, asked: str, record: Allocation | None, f
     preferred, actual = str(record.preferred), str(record.actual)
     if actual != (preferred if asked == "preferred" else asked):
         found.add("placement", f"{name}: asked for {asked} (preferred {preferred}), the allocator gave {actual}")
-    if output.nbytes and str(output.place) != actual:
+    if str(output.place) != actual:
         found.add("placement", f"{name}: the response says {output.place}, the allocator gave {actual}")
     if output.nbytes != record.nbytes:
         found.add("placement", f"{name}: the response says {output.nbytes} bytes, {record.nbytes} were asked for")

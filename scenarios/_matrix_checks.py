@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from harness.child import Ended
-from harness.journal import Event, all_of, last
-from harness.runner import leftovers_check, process_check
+from harness.journal import Event, last
+from harness.runner import CRASHED, leftovers_check, process_check
 from harness.scenario import Run
 from harness.verdict import Check, Verdict, failed, passed, skipped, unknown
 
@@ -21,16 +21,27 @@ _STUCK_STUB = (
 
 
 def cells_of(run: Run) -> list[Event]:
-    """A line for each cell that was begun; one that the child did not survive is among them, as failed."""
-    events = run.ended.events
-    cells = all_of(events, "cell")
-    begun = last(events, "begun")
-    if begun is not None and (not cells or cells[-1]["cell"] != begun["cell"]):
-        axes = dict(word.split("=") for word in begun["cell"].split(","))
-        outcome, evidence = _last_seen(run.ended)
-        blank = {"expected": "pass", "known": "", "ms": 0.0, "problems": [], "tensors": []}
-        cells.append({"cell": begun["cell"], "axes": axes, "outcome": outcome, "evidence": evidence, **blank})
+    """A line for each cell that was begun; those that a child did not survive are among them, as failed."""
+    cells: list[Event] = []
+    begun = ""
+    for event in run.ended.events:
+        if event["event"] == "begun":
+            begun = event["cell"]
+        elif event["event"] == "cell":
+            begun = ""
+            cells.append(event)
+        elif event["event"] == CRASHED and begun:
+            cells.append(_fatal(begun, "fail", f"Triton crashed with {event['signal']} in this cell"))
+            begun = ""
+    if begun:
+        cells.append(_fatal(begun, *_last_seen(run.ended)))
     return cells
+
+
+def _fatal(cell: str, outcome: str, evidence: str) -> Event:
+    axes = dict(word.split("=") for word in cell.split(","))
+    blank = {"expected": "pass", "known": "", "ms": 0.0, "problems": [], "tensors": []}
+    return {"cell": cell, "axes": axes, "outcome": outcome, "evidence": evidence, **blank}
 
 
 def _last_seen(ended: Ended) -> tuple[str, str]:
@@ -39,6 +50,31 @@ def _last_seen(ended: Ended) -> tuple[str, str]:
     if ended.how == "hung":
         return "fail", f"this cell was under way when the time was over, after {ended.seconds:.1f} s"
     return "unknown", "the run was cut off in this cell"
+
+
+def figures(run: Run) -> dict[str, Any]:
+    """How many cells there were of each outcome, and how long they and their models took."""
+    seconds = loading = 0.0
+    mark = 0
+    for event in run.ended.events:
+        now = event["time_ns"]
+        if event["event"] == "loaded":
+            loading += event["seconds"]
+            mark = now
+        elif event["event"] == "cell":
+            seconds += (now - mark) / 1e9
+            mark = now
+        elif event["event"] == CRASHED:
+            mark = 0
+        mark = mark or now
+    cells = cells_of(run)
+    return {
+        "outcomes": dict(Counter(cell["outcome"] for cell in cells)),
+        "done": len(cells),
+        "seconds": seconds,
+        "loading_seconds": loading,
+        "rate": len(cells) / seconds if seconds else 0.0,
+    }
 
 
 def reproducer(run: Run, cell: str) -> str:
@@ -178,7 +214,7 @@ def facts(run: Run) -> dict[str, Any]:
     """What the JSON result says of the cells, and of how they were chosen."""
     hidden = {"event", "time_ns"}
     plan = last(run.ended.events, "plan") or {}
-    done = last(run.ended.events, "matrix") or {}
+    done = figures(run)
     cells = [{key: value for key, value in cell.items() if key not in hidden} for cell in cells_of(run)]
     return {
         "matrix": {key: value for key, value in {**plan, **done}.items() if key not in hidden},

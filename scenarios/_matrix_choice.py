@@ -21,11 +21,13 @@ WEAK = ("size", "0")
 
 @dataclass(frozen=True)
 class Choice:
-    """The cells to run. ``nominal`` cells are those of all values; ``left_out`` counts them by reason."""
+    """The cells to run. ``nominal`` cells are those of all values; ``left_out`` counts those that cannot be run, by
+    reason, ``spared`` those that only the full matrix has."""
 
     cells: Sequence[Cell]
     nominal: int
     left_out: Mapping[str, int] = field(default_factory=dict)
+    spared: Mapping[str, int] = field(default_factory=dict)
     pairs: int = 0
     pairs_impossible: int = 0
 
@@ -59,14 +61,15 @@ def choose(
     failure there is one cell besides.
     """
     nominal = math.prod(map(len, axes.values()))
-    if not full:
-        sparing = [*reasons, *spared]
-        if complete(axes, sparing) is not None:
-            reasons = sparing
     left_out = count(axes, reasons)
     if full:
         cells = list(possible(axes, reasons))
         return Choice(cells, nominal, left_out)
+    sparing = [*reasons, *spared]
+    if complete(axes, sparing) is None:
+        sparing = list(reasons)
+    spares = {why: number for why, number in count(axes, sparing).items() if why not in left_out}
+    reasons = sparing
     failing = [Reason(row.cells, row.name) for row in known if _is_of(row, version)]
     passing = [*reasons, *failing]
     chosen = list(_pairwise(_without_weak(axes), passing, 2))
@@ -87,7 +90,7 @@ def choose(
         cell = complete(narrowed(axes, [row.cells]), reasons)
         if cell is not None and cell not in chosen:
             chosen.append(cell)
-    return Choice(chosen, nominal, left_out, len(covered), impossible)
+    return Choice(chosen, nominal, left_out, spares, len(covered), impossible)
 
 
 def _is_of(row: Known, version: tuple[int, int]) -> bool:

@@ -11,7 +11,7 @@ from harness.journal import Event, last
 from harness.scenario import Line, Run
 from harness.verdict import Verdict
 
-from ._matrix_checks import cells_of, reproducer
+from ._matrix_checks import cells_of, figures, reproducer
 
 _SHOWN = 40  # failing cells
 # The worst outcome of a square gives its letter and colour.
@@ -28,14 +28,14 @@ _LEGEND = "p passed, k failed as known, U passed though known to fail, ? not kno
 def summary(run: Run) -> Iterator[Line]:
     """Which Triton, how many cells of which, and the map."""
     events = run.ended.events
-    library, plan, done = (last(events, name) for name in ("library", "plan", "matrix"))
+    library, plan, done = last(events, "library"), last(events, "plan"), figures(run)
     if library is not None:
         yield Text(f"Triton: {library['why']}", style="dim")
     if plan is not None:
-        yield f"{plan['selected']} cells of {plan['possible']} that are possible here, of {plan['nominal']}; left out:"
-        for why, count in plan["left_out"].items():
-            yield f"  {count:>7}  {why}"
-    if done is not None:
+        yield f"{plan['selected']} cells of {plan['possible']} that are possible here"
+        for title, counts in (("not possible:", plan["left_out"]), ("not chosen from:", plan["spared"])):
+            yield from (f"  {title:<16} {count:>8}  {why}" for why, count in counts.items())
+    if done["seconds"]:
         yield (
             f"{done['done']} cells in {done['seconds']:.2f} s ({done['rate']:.0f}/s), "
             f"and {done['loading_seconds']:.2f} s for their models"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,6 +69,8 @@ def system(context: Context) -> Iterator[Bench]:
     check_only(machine.axes, only)
     journal.phase("starting the server")
     repository = folder / "repository"
+    for made in (repository, folder / "backends"):  # by a child that crashed
+        shutil.rmtree(made, ignore_errors=True)
     repository.mkdir()  # filled once the server's version is known, which decides what is expected
     settings = _triton.server_options(
         folder,
@@ -90,7 +93,10 @@ def system(context: Context) -> Iterator[Bench]:
             spared=machine.spared,
         )
         bench.cells = sorted(choice.cells, key=_order)
-        note_plan(bench, choice, bench.cells)
+        if options["done"]:
+            bench.cells = bench.cells[options["done"] :]
+        else:
+            note_plan(bench, choice, bench.cells)
         if not bench.cells:
             reasons = "; ".join(f"{why} ({count})" for why, count in choice.left_out.items())
             raise (UsageError if "--skip" in choice.left_out else LacksError)(f"no cell can be run: {reasons}")
@@ -141,6 +147,7 @@ def note_plan(bench: Bench, choice: Choice, cells: Sequence[Cell]) -> None:
         possible=choice.possible,
         nominal=choice.nominal,
         left_out=dict(choice.left_out),
+        spared=dict(choice.spared),
         pairs=choice.pairs,
         pairs_impossible=choice.pairs_impossible,
         known=[{"name": row.name, "cells": row.cells.text, "evidence": row.evidence} for row in KNOWN],

@@ -12,12 +12,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from harness.child import Ended
+from harness.journal import all_of, last
+from harness.runner import CRASHED
 from harness.scenario import Context, Invoke, Line, Operation, Outcome, Run, Scenario
 from harness.verdict import Check, Verdict
 
 from ._litter import LITTER
 
 LIMIT, FULL_LIMIT = 600.0, 6 * 3600.0  # seconds
+MOST_CRASHES = 20
+"""Each is followed by a new process, and costs a second."""
 
 def build(options: Mapping[str, Any]) -> Scenario:
     """The scenario: all chosen cells, one after the other."""
@@ -28,6 +33,7 @@ def build(options: Mapping[str, Any]) -> Scenario:
         workload=matrix.workload,
         load=matrix.load,
         checkers=[judge],
+        resume=resume,
         summary=summary,
         appendix=appendix,
         proved=proved,
@@ -62,6 +68,17 @@ class _Matrix:
 
         outcome = _matrix_run.do_cell(bench, operation.number)
         return Outcome({"pass": "ok", "known": "ok", "fail": "fail"}.get(outcome, "unknown"))
+
+
+def resume(ended: Ended) -> Mapping[str, Any] | None:
+    """After a crash in a cell: how many cells are over, that one too. None when it crashed in none, or too often."""
+    crashes = 1 + len(all_of(ended.events, CRASHED))
+    begun = len(all_of(ended.events, "begun"))
+    plan = last(ended.events, "plan")
+    in_cell = begun > len(all_of(ended.events, "cell")) + crashes - 1
+    if plan is None or not in_cell or crashes > MOST_CRASHES or begun >= plan["selected"]:
+        return None
+    return {"done": begun}
 
 
 def judge(run: Run) -> list[Check]:
@@ -105,6 +122,7 @@ def complete(options: dict[str, Any]) -> dict[str, Any]:
         "only": [],
         "skip": [],
         "full": False,
+        "done": 0,
         "fault": None,
         "triton": None,
         "timeout": None,
