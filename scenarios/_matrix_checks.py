@@ -7,6 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from textwrap import shorten
 from typing import Any
 
 from harness.child import Ended
@@ -110,7 +111,8 @@ def _cells(run: Run, cells: list[Event], outcomes: Counter[str]) -> Check:
     if bad:
         names = [cell["cell"] for cell in bad]
         first = bad[0]
-        text = f"{len(bad)} of {len(cells)} cells failed; {first['cell']}: {first['evidence']}"
+        why = first["problems"][0][1] if first["problems"] else first["evidence"]
+        text = f"{len(bad)} of {len(cells)} cells failed; {first['cell']}: {shorten(why, 200, placeholder=' ...')}"
         return failed("cells", text, cells=names, commands=[reproducer(run, name) for name in names])
     if not outcomes["pass"]:
         return unknown("cells", f"none of {len(cells)} cells passed: {_words(outcomes)}")

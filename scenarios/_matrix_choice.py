@@ -150,7 +150,7 @@ def possible(axes: Axes, reasons: Sequence[Reason]) -> Iterator[Cell]:
             cell[axis] = value
             if not any(each.matches(cell) for each in due[axis]):
                 yield from walk(at + 1, cell)
-        del cell[axis]
+        cell.pop(axis, None)
 
     return walk(0, {})
 

@@ -54,7 +54,7 @@ class Bench:
     @property
     def patience(self) -> float:
         """Seconds for one answer."""
-        return float(min(30.0, 0.3 * self.options["timeout"]))
+        return float(min(30.0, 0.15 * self.options["timeout"]))
 
 
 @contextmanager
