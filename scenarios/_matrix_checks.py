@@ -10,7 +10,6 @@ from dataclasses import replace
 from textwrap import shorten
 from typing import Any
 
-from harness.child import Ended
 from harness.journal import Event, last
 from harness.runner import CRASHED, leftovers_check, process_check
 from harness.scenario import Run
@@ -35,7 +34,7 @@ def cells_of(run: Run) -> list[Event]:
             cells.append(_fatal(begun, "fail", f"Triton crashed with {event['signal']} in this cell"))
             begun = ""
     if begun:
-        cells.append(_fatal(begun, *_last_seen(run.ended)))
+        cells.append(_fatal(begun, *_last_seen(run)))
     return cells
 
 
@@ -45,11 +44,13 @@ def _fatal(cell: str, outcome: str, evidence: str) -> Event:
     return {"cell": cell, "axes": axes, "outcome": outcome, "evidence": evidence, **blank}
 
 
-def _last_seen(ended: Ended) -> tuple[str, str]:
+def _last_seen(run: Run) -> tuple[str, str]:
+    ended = run.ended
     if ended.how == "crashed":
         return "fail", f"Triton crashed with {ended.signal} in this cell"
     if ended.how == "hung":
-        return "fail", f"this cell was under way when the time was over, after {ended.seconds:.1f} s"
+        outcome = "fail" if process_check(run)[0].verdict == Verdict.FAIL else "unknown"  # it may just have been late
+        return outcome, f"this cell was under way when the time was over, after {ended.seconds:.1f} s"
     return "unknown", "the run was cut off in this cell"
 
 

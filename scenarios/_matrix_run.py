@@ -267,7 +267,7 @@ def _prepare(bench: Bench, number: int) -> None:
     _load(bench, [name for name in asked if name not in due])  # ensembles, once what they are made of is there
     passed = time.monotonic() - began
     bench.loading += passed
-    bench.journal.write("loaded", models=[*due, *asked], seconds=passed)
+    bench.journal.write("loaded", models=list(due | asked), seconds=passed)
     bench.journal.phase("running")
     bench.log_read += len(_ignored(bench))
 

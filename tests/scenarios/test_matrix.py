@@ -225,6 +225,7 @@ def line(outcome: str, name: str = CELL, **more: Any) -> dict[str, Any]:
 PLAN = {"event": "plan", "selected": 1, "possible": 9, "nominal": 10, "full": False, "pairs": 5}
 PLAN |= {"left_out": {"no GPU": 1}, "spared": {}}
 END = {"event": "end"}
+OP = {"event": "op", "kind": "ok", "time_ns": 10**9}
 OTHER = CELL.replace("in=cpu", "in=mixed")
 
 
@@ -241,7 +242,8 @@ OTHER = CELL.replace("in=cpu", "in=mixed")
         ([PLAN | {"selected": 2}, line("pass"), END], "ended", Verdict.UNKNOWN, "1 of 2 cells were not run"),
         ([PLAN, line("fail", evidence="bad", problems=[["values", "wrong"]]), END], "ended", Verdict.FAIL, "wrong"),
         ([PLAN, {"event": "begun", "cell": CELL}], "crashed", Verdict.FAIL, "crashed with SIGSEGV in this cell"),
-        ([PLAN, line("pass"), {"event": "begun", "cell": OTHER}], "hung", Verdict.FAIL, "was under way when"),
+        ([PLAN, {"event": "begun", "cell": OTHER}], "hung", Verdict.FAIL, "was under way when"),
+        ([PLAN, line("pass"), OP, {"event": "begun", "cell": OTHER}], "hung", Verdict.UNKNOWN, "was getting on"),
         ([PLAN, line("pass"), {"event": "begun", "cell": OTHER}], "lost", Verdict.UNKNOWN, "cut off"),
         ([PLAN, line("pass"), END, {"event": "calls", "open": 1, "strays": 0}], "ended", Verdict.FAIL, "never came"),
         ([PLAN, line("pass"), END, {"event": "stop", "text": "no", "seconds": 1}], "ended", Verdict.FAIL, "no"),
