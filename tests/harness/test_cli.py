@@ -76,7 +76,7 @@ def test_list_has_every_scenario_and_its_needs(tmp_path: Path) -> None:
     assert "recheck" not in done.output
     CliRunner().invoke(cli.main, ["list", "--json", str(tmp_path / "list.json")])
     facts = json.loads((tmp_path / "list.json").read_text())
-    assert [row["name"] for row in facts["scenarios"]] == ["memalloc", "multiserver"]
+    assert [row["name"] for row in facts["scenarios"]] == ["memalloc", "matrix", "multiserver"]
     assert facts["exit_code"] == 0
     assert CliRunner().invoke(cli.main, ["list", "--json", "/nowhere/list.json"]).exit_code == 2
 
