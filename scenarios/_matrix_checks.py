@@ -152,7 +152,7 @@ def _process(run: Run) -> Check | None:
     begun = last(run.ended.events, "begun")
     if begun is None:
         return check
-    return replace(check, sentence=check.sentence.replace("running", f"running {begun['cell']}", 1))
+    return replace(check, sentence=re.sub(r"running( \(thread 0 loop \d+\))?", f"running {begun['cell']}", check.sentence))
 
 
 def _reached(run: Run, cells: list[Event]) -> list[Check]:
