@@ -152,7 +152,8 @@ def _process(run: Run) -> Check | None:
     begun = last(run.ended.events, "begun")
     if begun is None:
         return check
-    return replace(check, sentence=re.sub(r"running( \(thread 0 loop \d+\))?", f"running {begun['cell']}", check.sentence))
+    where = f"running {begun['cell']}"
+    return replace(check, sentence=re.sub(r"running( \(thread 0 loop \d+\))?", where, check.sentence))
 
 
 def _reached(run: Run, cells: list[Event]) -> list[Check]:

@@ -27,7 +27,6 @@ from ._matrix_models import NATIVE, asked_of, model_of, write_models
 from ._memalloc_checks import COPY_ERROR
 
 _LOADERS = 4  # threads that load models
-_FALLBACK = "failed"  # how a cell's model is said not to be there
 
 
 @dataclass
