@@ -83,7 +83,9 @@ def run(
     tick: Callable[[float], None] | None = None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Ended:
-    """Runs the job; ``folder`` must be empty and is filled: journal.jsonl, triton.log, stderr.txt, stacks.txt.
+    """Runs the job; ``folder`` is filled: journal.jsonl, triton.log, stderr.txt, stacks.txt.
+
+    It must be empty, or an earlier job's that crashed: what that one wrote is added to.
 
     The folder is the child's working directory too, so that no file of the caller's is imported by accident.
     ``meanwhile`` is called once, as soon as the child starts: the place for work that need not be done before.
@@ -95,7 +97,7 @@ def run(
     before = {path for pattern in job.litter for path in glob.glob(pattern)}
     began = time.monotonic()
     ours, theirs = socket.socketpair()
-    with _Ending() as ending, ours, _watched(job, temporary) as watch, (folder / "stderr.txt").open("wb") as stderr:
+    with _Ending() as ending, ours, _watched(job, temporary) as watch, (folder / "stderr.txt").open("ab") as stderr:
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-m", "harness.child_main", str(folder), str(os.getpid()), str(theirs.fileno())],

@@ -29,6 +29,11 @@ COMMANDS = {
         "Proves where inputs are taken from and outputs are put.",
         "a Triton; for gpu:N and pinned a GPU; for --backend python its Python backend and 16 MiB of /dev/shm",
     ),
+    "matrix": Entry(
+        "scenarios.matrix_command:command",
+        "Every placement with every model, datatype, host policy and size, checked.",
+        "a Triton; pinned and GPU places need a GPU, Python rows its Python backend; what is missing is left out",
+    ),
     "multiserver": Entry(
         "scenarios.multiserver:command",
         "Many servers in one process at once: races, leaks, mixing.",

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ _RUNNING = "running"  # the phase in which operations are invoked, unless the sc
 _LINES = 400  # of the log, and of standard error, in a result
 PACKAGES = ("tritoncapi-harness", "numpy", "cuda-bindings", "nvidia-pytriton")
 _HISTORY = "history"  # how many events the journal had
+CRASHED = "crashed"  # in the journal: a child that was followed by another
 RUN, ENDED, SAMPLES = "run.json", "ended.json", "samples.jsonl"
 
 
@@ -160,6 +161,7 @@ class Result:
             "log": ended.log[-_LINES:],
             "errors": ended.errors[-_LINES:],
             "folder": str(self.folder),
+            **self.scenario.facts(self.run),
         }
         return {**result, "journal": ended.events} if self.scenario.brief else result
 
@@ -214,6 +216,8 @@ def run(
     else:
         job = Job("harness.runner:execute", parameters, timeout, scenario.litter)
         ended = child.run(job, folder, tick, write)
+        while ended.how == "crashed" and ended.seconds < timeout and (change := scenario.resume(ended)) is not None:
+            ended = _go_on(job, ended, change, folder, tick)
     saved = asdict(ended)
     saved[_HISTORY] = len(saved.pop("events"))
     (folder / ENDED).write_text(json.dumps(saved, indent=2) + "\n")
@@ -222,6 +226,20 @@ def run(
         if event is not None:
             raise error(event["text"])
     return judge(folder)
+
+
+def _go_on(
+    job: Job, ended: Ended, change: Mapping[str, Any], folder: Path, tick: Callable[[float], None] | None
+) -> Ended:
+    """Another child, in the same folder, for what a crashed one left undone; the journal says that it crashed."""
+    with closing(Journal(folder / "journal.jsonl")) as book:
+        book.write(CRASHED, signal=ended.signal, seconds=ended.seconds, leftovers=ended.leftovers)
+    parameters = {**job.parameters, "options": {**job.parameters["options"], **change}}
+    rest = replace(job, parameters=parameters, timeout=job.timeout - ended.seconds)
+    passed = ended.seconds
+    after = child.run(rest, folder, None if tick is None else lambda seconds: tick(passed + seconds))
+    # Of what the crashed one left behind the journal says enough: it is the harness that cleans up then.
+    return replace(after, seconds=passed + after.seconds, litter=[*ended.litter, *after.litter])
 
 
 def here(parameters: dict[str, Any], folder: Path) -> Ended:

@@ -103,6 +103,15 @@ def no_more_lines(_run: Run, _verdict: Verdict) -> Iterable[Line]:
     return ()
 
 
+def no_more(_ended: Ended) -> None:
+    """What a crash left undone stays undone."""
+
+
+def no_facts(_run: Run) -> Mapping[str, Any]:
+    """Nothing more in the result."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Scenario:
     """What is run, how it is judged, and what is shown of it. ``probes`` makes the probes, in the child,
@@ -127,4 +136,8 @@ class Scenario:
     summary: Callable[[Run], Iterable[Line]] = no_lines
     appendix: Callable[[Run, Verdict], Iterable[Line]] = no_more_lines
     proved: Callable[[Run], str] = lambda _run: ""
+    resume: Callable[[Ended], Mapping[str, Any] | None] = no_more
+    """After a crash: options that change for a child that goes on with the rest; None when there is none to make."""
+    facts: Callable[[Run], Mapping[str, Any]] = no_facts
+    """What the result as JSON says besides, by key."""
     brief: bool = False

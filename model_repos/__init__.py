@@ -26,6 +26,11 @@ def backend_library() -> Path:
     raise FileNotFoundError(f"libtriton_{TEST_BACKEND}.so is not beside the package: pip, installing it, builds it")
 
 
+def python_add_sub() -> Path:
+    """The Python backend's model that adds and subtracts, or only hands on."""
+    return folder("memalloc") / "add_sub_int32_python" / "1" / "model.py"
+
+
 def copy_model(source: Path, repository: Path, append: str = "", name: str = "") -> Path:
     """Copies a model's folder into ``repository`` and appends text to its config.pbtxt; returns the copy."""
     target = repository / (name or source.name)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import re
 
 _PERIOD, _BYTES, _MEMORY = "[:k]", ":bytes", ":cpu|pinned|gpu"
+_ANY_MEMORY, _DATATYPE = f"[{_MEMORY}]", "[:datatype]"
+_DATATYPES = "bool|u?int(8|16|32|64)|fp(16|32|64)|bf16|bytes"
 FAULTS = {
     "fail_model_init": "",
     "fail_instance_init": "",
     "fail_execute": "",
     "fail_request": _PERIOD,
-    "wrong_values": "",
+    "wrong_values": _DATATYPE,
     "zero_output": "",
     "wrong_preferred": _MEMORY,
     "wrong_reported": _MEMORY,
     "wrong_shape": "",
     "ignore_host_policy": "",
+    "wrong_device": _ANY_MEMORY,
+    "drop_chunk": "",
     "drop_output": "",
     "leak_host": _BYTES,
     "leak_gpu": _BYTES,
@@ -33,12 +37,14 @@ FAULTS = {
     "crash_init": "",
     "log_copy_error": "",
 }
-"""Name -> what follows it: nothing, a period, a number of bytes, a kind of memory."""
+"""Name -> what follows it: nothing, a period, a number of bytes, a kind of memory, a datatype."""
 _VALUES = {
     "": re.compile(""),
     _PERIOD: re.compile(r"(:0*[1-9]\d*)?"),
     _BYTES: re.compile(r":0*[1-9]\d*"),
     _MEMORY: re.compile(r":(cpu|pinned|gpu)"),
+    _ANY_MEMORY: re.compile(r"(:(cpu|pinned|gpu))?"),
+    _DATATYPE: re.compile(f"(:({_DATATYPES}))?"),
 }
 
 

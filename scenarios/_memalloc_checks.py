@@ -16,7 +16,7 @@ from harness.verdict import Check, Verdict, failed, passed, skipped, unknown
 from .memalloc import ROUNDS
 
 # Lines of Triton's log, or of a stub's output, that say that data did not get where it should.
-_COPY_ERROR = re.compile(
+COPY_ERROR = re.compile(
     r"fail(ed|ure)?\b.{0,40}\bcop(y|ied|ying)|cop(y|ying)\b.{0,60}\b(fail|error)|cudaMemcpy"
     r"|illegal memory access|misaligned address",
     re.IGNORECASE,
@@ -272,7 +272,7 @@ def _left(events: list[Event], ended: Ended) -> list[Check]:
 
 
 def _copy_errors(ended: Ended) -> list[str]:
-    return [line for line in [*ended.log, *ended.errors] if _COPY_ERROR.search(line)]
+    return [line for line in [*ended.log, *ended.errors] if COPY_ERROR.search(line)]
 
 
 def _log(ended: Ended) -> Check:

@@ -113,6 +113,8 @@ def check_options(options: dict[str, Any]) -> None:
     for fault in planted:
         if fault.startswith("leak_"):
             raise UsageError(f"--fault {fault}: two requests show no leak; multiserver sees leak_*_load")
+        if fault == "drop_chunk":
+            raise UsageError(f"--fault {fault}: memalloc gives its inputs in one piece; matrix sees it")
         if fault == "ignore_host_policy" and not options["host_policy"]:
             raise UsageError(f"--fault {fault} shows only with -h NAME")
     if options["repository"] is not None or options["model"] is not None:

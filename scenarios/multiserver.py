@@ -34,7 +34,7 @@ from ._multiserver_faults import KILL_STUB, kill_stub
 ROUNDS = 10
 LIMIT = 600.0  # seconds
 METRICS = ("nv_inference_count", "nv_inference_request_failure", "nv_inference_pending_request_count")
-UNSEEN = ("ignore_host_policy", "log_copy_error", "wrong_preferred")  # faults that do nothing here
+UNSEEN = ("drop_chunk", "ignore_host_policy", "log_copy_error", "wrong_preferred")  # faults that do nothing here
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)?")
 
 
@@ -194,7 +194,8 @@ def check_fault(options: Mapping[str, Any], own_repositories: bool) -> int | Non
         raise UsageError(f"--fault: {error}" + (f" (or {KILL_STUB})" if "unknown" in str(error) else "")) from None
     for name in names:
         if name in UNSEEN:
-            raise UsageError(f"--fault {name}: multiserver does not see it; memalloc does")
+            other = "matrix" if name == "drop_chunk" else "memalloc"
+            raise UsageError(f"--fault {name}: multiserver does not see it; {other} does")
     few = options["duration"] is None and options["loops"] < FEWEST_LOOPS
     if "leak_" in fault and (few or not options["probes"]):
         raise UsageError(f"--fault {fault}: a leak is judged from -l {FEWEST_LOOPS} on, and with probes")

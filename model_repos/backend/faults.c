@@ -10,7 +10,7 @@
 
 #include "errors.h"
 
-typedef enum { NO_VALUE, OPTIONAL_PERIOD, BYTE_COUNT, MEMORY } value_rule;
+typedef enum { NO_VALUE, OPTIONAL_PERIOD, BYTE_COUNT, MEMORY, OPTIONAL_MEMORY, OPTIONAL_DATATYPE } value_rule;
 
 static const struct {
   const char* name;
@@ -20,12 +20,14 @@ static const struct {
     [FAULT_FAIL_INSTANCE_INIT] = {"fail_instance_init", NO_VALUE},
     [FAULT_FAIL_EXECUTE] = {"fail_execute", NO_VALUE},
     [FAULT_FAIL_REQUEST] = {"fail_request", OPTIONAL_PERIOD},
-    [FAULT_WRONG_VALUES] = {"wrong_values", NO_VALUE},
+    [FAULT_WRONG_VALUES] = {"wrong_values", OPTIONAL_DATATYPE},
     [FAULT_ZERO_OUTPUT] = {"zero_output", NO_VALUE},
     [FAULT_WRONG_PREFERRED] = {"wrong_preferred", MEMORY},
     [FAULT_WRONG_REPORTED] = {"wrong_reported", MEMORY},
     [FAULT_WRONG_SHAPE] = {"wrong_shape", NO_VALUE},
     [FAULT_IGNORE_HOST_POLICY] = {"ignore_host_policy", NO_VALUE},
+    [FAULT_WRONG_DEVICE] = {"wrong_device", OPTIONAL_MEMORY},
+    [FAULT_DROP_CHUNK] = {"drop_chunk", NO_VALUE},
     [FAULT_DROP_OUTPUT] = {"drop_output", NO_VALUE},
     [FAULT_LEAK_HOST] = {"leak_host", BYTE_COUNT},
     [FAULT_LEAK_GPU] = {"leak_gpu", BYTE_COUNT},
@@ -49,6 +51,8 @@ static const char* rule_text(value_rule rule) {
     case OPTIONAL_PERIOD: return "[:k]";
     case BYTE_COUNT: return ":bytes";
     case MEMORY: return ":cpu|pinned|gpu";
+    case OPTIONAL_MEMORY: return "[:cpu|pinned|gpu]";
+    case OPTIONAL_DATATYPE: return "[:datatype]";
     default: return "";
   }
 }
@@ -80,6 +84,15 @@ static bool read_memory(const char* text, uint64_t* value) {
   return true;
 }
 
+/* A datatype's name in small letters, as fault lists are written. */
+static bool read_datatype(const char* text, uint64_t* value) {
+  char name[16] = "";
+  if (strlen(text) >= sizeof name) return false;
+  for (size_t i = 0; text[i] != '\0'; i++) name[i] = text[i] >= 'a' && text[i] <= 'z' ? (char)(text[i] - 32) : text[i];
+  *value = TRITONSERVER_StringToDataType(name);
+  return *value != TRITONSERVER_TYPE_INVALID;
+}
+
 static TRITONSERVER_Error* parse_one(char* word, faults* parsed) {
   word += strspn(word, " \t");
   for (size_t n = strlen(word); n > 0 && strchr(" \t", word[n - 1]) != NULL; n--) word[n - 1] = '\0';
@@ -96,6 +109,8 @@ static TRITONSERVER_Error* parse_one(char* word, faults* parsed) {
     case OPTIONAL_PERIOD: good = value == NULL || read_positive(value, &number); break;
     case BYTE_COUNT: good = value != NULL && read_positive(value, &number); break;
     case MEMORY: good = value != NULL && read_memory(value, &number); break;
+    case OPTIONAL_MEMORY: good = value == NULL || read_memory(value, &number); break;
+    case OPTIONAL_DATATYPE: good = value == NULL || read_datatype(value, &number); break;
   }
   if (!good) {
     return error_new(TRITONSERVER_ERROR_INVALID_ARG, "malformed fault '%s%s%s'; it is written %s%s", word,
@@ -103,6 +118,7 @@ static TRITONSERVER_Error* parse_one(char* word, faults* parsed) {
   }
   parsed->on[which] = true;
   parsed->value[which] = number;
+  parsed->any[which] = value == NULL;
   return NULL;
 }
 

@@ -15,6 +15,8 @@ typedef enum {
   FAULT_WRONG_REPORTED,
   FAULT_WRONG_SHAPE,
   FAULT_IGNORE_HOST_POLICY,
+  FAULT_WRONG_DEVICE,
+  FAULT_DROP_CHUNK,
   FAULT_DROP_OUTPUT,
   FAULT_LEAK_HOST,
   FAULT_LEAK_GPU,
@@ -36,7 +38,8 @@ typedef enum {
 
 typedef struct {
   bool on[FAULT_COUNT];
-  uint64_t value[FAULT_COUNT]; /* bytes, a period, or a TRITONSERVER_MemoryType, by fault */
+  uint64_t value[FAULT_COUNT]; /* bytes, a period, a TRITONSERVER_MemoryType or a TRITONSERVER_DataType, by fault */
+  bool any[FAULT_COUNT];       /* no value was given: where one would restrict the fault, it is for all */
 } faults;
 
 /* Reads "name,name:value,..."; an unknown name or a value out of place is INVALID_ARG. */

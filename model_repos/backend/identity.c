@@ -32,6 +32,7 @@ static bool request_has(const job* work, const char* name) {
 }
 
 static TRITONSERVER_Error* prepare(job* work) {
+  work->computed = work->instance->place; /* a GPU instance takes the data there and answers from there */
   TRY(job_list_outputs(work));
   uint32_t kept = 0;
   for (uint32_t i = 0; i < work->output_count; i++) {
@@ -43,7 +44,7 @@ static TRITONSERVER_Error* prepare(job* work) {
     if (!request_has(work, name)) continue; /* an optional input that was left out has no output */
     input in;
     TRY(input_find(work, name, &in));
-    TRY(input_gather(work, &in, PLACE_HOST));
+    TRY(input_gather(work, &in, work->computed));
     out.datatype = in.datatype;
     out.shape = in.shape;
     out.dims = in.dims;

@@ -69,12 +69,14 @@ TRITONSERVER_Error* input_gather(job* work, input* it, place where) {
   for (uint32_t i = 0; i < it->buffer_count; i++) {
     piece part;
     TRY(read_piece(work, it, i, &part));
+    const bool dropped = i > 0 && i == it->buffer_count - 1 && work->instance->config->faults.on[FAULT_DROP_CHUNK];
     if (part.byte_size > it->byte_size - filled) {
       return error_new(TRITONSERVER_ERROR_INTERNAL, "the buffers of input '%s' hold more than its %llu bytes", it->name,
                        (unsigned long long)it->byte_size);
     }
-    TRY(memory_copy(instance_gpu(work->instance), (char*)whole + filled, where, part.base, part.where,
-                    part.byte_size));
+    if (dropped) TRY(memory_zero(instance_gpu(work->instance), (char*)whole + filled, where, part.byte_size));
+    else TRY(memory_copy(instance_gpu(work->instance), (char*)whole + filled, where, part.base, part.where,
+                         part.byte_size));
     filled += part.byte_size;
   }
   if (filled != it->byte_size) {
@@ -114,6 +116,21 @@ static TRITONSERVER_Error* planted_shape(job* work, const output* it, const int6
   return NULL;
 }
 
+/* The planted wrong device: the values go to memory of the backend's own, not to the allocator's buffer. */
+static bool goes_astray(const job* work, const output* it) {
+  const faults* planted = &work->instance->config->faults;
+  if (!planted->on[FAULT_WRONG_DEVICE]) return false;
+  return planted->any[FAULT_WRONG_DEVICE] || planted->value[FAULT_WRONG_DEVICE] == (uint64_t)it->given_place.type;
+}
+
+static TRITONSERVER_Error* deliver_elsewhere(job* work, const output* it) {
+  const bool host = it->given_place.type == TRITONSERVER_MEMORY_GPU;
+  const place where = host ? PLACE_HOST : work->instance->place;
+  void* elsewhere;
+  TRY(scratch_take(scratch_in(work, where), it->byte_size, &elsewhere));
+  return memory_copy(instance_gpu(work->instance), elsewhere, where, it->data, it->data_place, it->byte_size);
+}
+
 TRITONSERVER_Error* output_open(job* work, TRITONBACKEND_Response* response, output* it) {
   const faults* planted = &work->instance->config->faults;
   const int64_t* shape = it->shape;
@@ -133,7 +150,8 @@ TRITONSERVER_Error* output_open(job* work, TRITONBACKEND_Response* response, out
   }
   it->opened = true;
   if (it->data != NULL) return NULL;
-  if (it->given != NULL && place_reaches(it->data_place, it->given_place) && aligned(it->given)) {
+  if (it->given != NULL && place_reaches(it->data_place, it->given_place) && aligned(it->given) &&
+      !goes_astray(work, it)) {
     it->data = it->given;
     return NULL;
   }
@@ -179,6 +197,7 @@ static TRITONSERVER_Error* falsify(const gpu* own, const output* it) {
 TRITONSERVER_Error* output_deliver(job* work, output* it) {
   const faults* planted = &work->instance->config->faults;
   const gpu* own = instance_gpu(work->instance);
+  if (goes_astray(work, it)) return deliver_elsewhere(work, it);
   if (planted->on[FAULT_LOG_COPY_ERROR]) {
     TRY(TRITONSERVER_LogMessage(TRITONSERVER_LOG_ERROR, __FILE__, __LINE__, "failed to copy data: planted"));
   }
@@ -187,5 +206,6 @@ TRITONSERVER_Error* output_deliver(job* work, output* it) {
   } else if (it->data != it->given) {
     TRY(memory_copy(own, it->given, it->given_place, it->data, it->data_place, it->byte_size));
   }
-  return planted->on[FAULT_WRONG_VALUES] && it->byte_size > 0 ? falsify(own, it) : NULL;
+  const bool false_type = planted->any[FAULT_WRONG_VALUES] || planted->value[FAULT_WRONG_VALUES] == it->datatype;
+  return planted->on[FAULT_WRONG_VALUES] && false_type && it->byte_size > 0 ? falsify(own, it) : NULL;
 }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -107,6 +109,36 @@ def test_in_a_child_the_same(tmp_path: Path) -> None:
     result = runner.run("test_runner:build", {}, tmp_path, timeout=30)
     assert result.verdict == Verdict.PASS
     assert len(result.run.operations) == 6
+    assert runner.judge(tmp_path).checks == result.checks
+
+
+def killing(_system: Any, operation: Operation) -> Outcome:
+    if operation.number % 3 == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Outcome("ok", {"pid": os.getpid()})
+
+
+def go_on(ended: Ended) -> Mapping[str, Any] | None:
+    done = len(journal.all_of(ended.events, "invoke"))
+    return {"done": done} if done < 5 else None
+
+
+def rest(options: Mapping[str, Any]) -> Scenario:
+    def load(_context: Context, invoke: Invoke, _settled: Callable[[], None]) -> None:
+        for number in range(options["done"], options["last"]):
+            invoke(Operation(0, number))
+
+    return Scenario("rest", workload=killing, load=load, checkers=[runner.process_check], resume=go_on)
+
+
+@pytest.mark.parametrize(("last", "verdict", "done"), [(4, Verdict.PASS, [0, 2, 3]), (6, Verdict.FAIL, [0, 2, 3])])
+def test_after_a_crash_another_child_goes_on(last: int, verdict: Verdict, done: list[int], tmp_path: Path) -> None:
+    result = runner.run("test_runner:rest", {"done": 0, "last": last}, tmp_path, timeout=30)
+    events = result.run.ended.events
+    assert [op["number"] for op in result.run.operations] == done
+    assert len({op["value"]["pid"] for op in result.run.operations}) == 2
+    assert [event["signal"] for event in journal.all_of(events, runner.CRASHED)] == ["SIGKILL"]
+    assert result.verdict == verdict
     assert runner.judge(tmp_path).checks == result.checks
 
 

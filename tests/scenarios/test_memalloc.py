@@ -89,6 +89,7 @@ FAULTS = [
     ("wrong_shape", r"values: .*shape \[1, 32\]"),
     ("wrong_preferred:pinned", "model device: the model computed on cpu and asked for output memory on pinned"),
     ("wrong_reported:pinned", "placement: round 1, OUTPUT0: the response says pinned, the allocator gave cpu"),
+    ("wrong_device", "values: round 1, OUTPUT0: the buffer on cpu was never written"),
     ("drop_output", "answer: round 1: the answer lacks OUTPUT1"),
     ("answer_twice", "answer: round 1: 2 responses"),
     ("log_copy_error", "log: Triton logged a copy error: .*failed to copy data"),

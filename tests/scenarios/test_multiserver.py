@@ -325,11 +325,15 @@ def test_containment() -> None:
 def test_known_faults_are_those_of_the_backend() -> None:
     source = (Path(model_repos.__file__).parent / "backend" / "faults.c").read_text()
     rules = {"NO_VALUE": "", "OPTIONAL_PERIOD": "[:k]", "BYTE_COUNT": ":bytes", "MEMORY": ":cpu|pinned|gpu"}
+    rules |= {"OPTIONAL_MEMORY": "[:cpu|pinned|gpu]", "OPTIONAL_DATATYPE": "[:datatype]"}
     table = dict(re.findall(r'= \{"(\w+)", (\w+)\}', source))
     assert table
     assert {name: rules[rule] for name, rule in table.items()} == faults.FAULTS
     assert faults.names("crash, leak_host:4096,fail_request:3") == ["crash", "leak_host", "fail_request"]
-    for wrong in ("", "crash,,hang", "crash:1", "leak_host", "leak_host:0", "wrong_reported:disk"):
+    assert faults.names("wrong_values,wrong_values:fp32,wrong_device:gpu,wrong_device") == 2 * ["wrong_values"] + 2 * [
+        "wrong_device"
+    ]
+    for wrong in ("", "crash,,hang", "crash:1", "leak_host", "leak_host:0", "wrong_reported:disk", "wrong_values:text"):
         with pytest.raises(ValueError, match="fault"):
             faults.names(wrong)
 
