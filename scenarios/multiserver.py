@@ -129,6 +129,9 @@ def seconds(text: str) -> float:
 @run_options
 def command(**options: Any) -> None:
     """Runs many servers in one process, truly at once, and looks for races, leaks and mixing."""
+    loops = click.get_current_context().get_parameter_source("loops")
+    if options["duration"] and loops is not click.core.ParameterSource.DEFAULT:
+        raise UsageError("-l and --duration: give one of them, a number of loops or a time")
     own = {name: options.pop(name) for name in ("json_file", "runs", "quiet", "in_process")}
     run_and_report("scenarios.multiserver:build", complete(options), own)
 

@@ -123,6 +123,7 @@ def journal_lines(path: Path) -> list[dict[str, Any]]:
         (["-t", "1", "-r", "/nowhere", "-r", "/nowhere"], "there is no such directory"),
         (["--timeout", "nan"], "--timeout"),
         (["--duration", "soon"], "'soon' is no duration"),
+        (["-l", "3", "--duration", "1m"], "give one of them, a number of loops or a time"),
         (["--churn", "1s"], "--churn needs --duration"),
         (["--fault-thread", "1"], "--fault-thread needs --fault"),
         (["--fault", "crash", "--fault-thread", "8"], "the threads are 0 to 7"),
