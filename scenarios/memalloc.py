@@ -154,7 +154,9 @@ def cases() -> Iterator[Case]:
 
     from . import demo  # noqa: PLC0415 - it builds on this module
 
-    for case in [*demo.cpu_cases(), *demo.gpu_cases(2)]:
+    forms = demo.cpu_cases()
+    forms += [form for form in demo.gpu_cases(2) if form not in forms]
+    for case in forms:
         given, asked, device, policy = (case[key] for key in ("input", "output", "model_device", "host_policy"))
         name = f"{case['backend']}-{case['datatype']}-on-{device}-from-{given}-to-{asked}"
         words = ["memalloc", "--backend", case["backend"], "--datatype", case["datatype"], "--model-device", device]
@@ -167,5 +169,5 @@ def cases() -> Iterator[Case]:
 
 def gpus_of(*places: str) -> int:
     """How many GPUs a machine must have for these places."""
-    numbers = [1 if place == "pinned" else int(place.removeprefix("gpu:")) + 1 for place in places if place[0] in "pg"]
-    return max(numbers, default=0)
+    devices = [int(place.removeprefix("gpu:")) for place in places if place.startswith("gpu:")]
+    return max(devices, default=0 if "pinned" in places else -1) + 1

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from harness.cases import Case
+from harness.processes import text
 from harness.verdict import Check, ExitCode, Verdict
 
 from . import state
@@ -25,10 +26,6 @@ _COMMAND = Path(__file__).with_name("command.py")
 _SHOWN_APART = {"stacks", "log", "errors"}  # the output, or the log, has them
 _LONGEST = 600  # characters of one piece of evidence
 _INTERRUPTED = 60.0  # seconds that a command may take to clean up after Ctrl-C
-
-
-class ScenarioFailed(Exception):
-    """A case that did not pass; the text is for people."""
 
 
 class ScenarioFile(pytest.File):
@@ -49,7 +46,7 @@ class ScenarioItem(pytest.Item):
         self.case = case
         self.add_marker(pytest.mark.triton(gpus=case.gpus))
         if case.defect:
-            self.add_marker(pytest.mark.xfail(reason=case.defect, strict=True, raises=ScenarioFailed))
+            self.add_marker(pytest.mark.xfail(reason=case.defect, strict=True, raises=state.Failed))
 
     def runtest(self) -> None:
         """Runs the command in a process of its own, and judges by its exit code and what it saved."""
@@ -66,18 +63,19 @@ class ScenarioItem(pytest.Item):
         if done.returncode == ExitCode.PASS and result.get("verdict") == Verdict.PASS.value:
             self.user_properties += [("command", command), ("sentence", result["sentence"])]
             return
-        log = [*result.get("log", []), *result.get("errors", [])]
-        sections = self.stash.setdefault(state.SECTIONS, [])
-        sections.append(("Triton log", state.excerpt(log, result.get("folder", "")) if log else ""))
+        if result:
+            file = Path(result["folder"], "triton.log")
+            log = [*text(file).splitlines(), *result["errors"]]
+            self.stash.setdefault(state.SECTIONS, []).append(("Triton log", state.excerpt(log, file)))
         reason = self.case.excuse(checks(result))
         if reason and done.returncode == ExitCode.FAIL:
             pytest.xfail(reason)
-        raise ScenarioFailed(explain(command, done, result))
+        raise state.Failed(explain(command, done, result))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """A verdict needs no Python traceback."""
-        if isinstance(excinfo.value, ScenarioFailed):
-            return str(excinfo.value)
+        if isinstance(excinfo.value, state.Failed):
+            return excinfo.getrepr(style="value")
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
@@ -131,7 +129,8 @@ def explain(command: str, done: subprocess.CompletedProcess[str], result: dict[s
         head = f"the harness itself ended by signal {-done.returncode}"
     else:
         head = f"exit code {done.returncode} without a result: {last_line(done.stderr)}"
-    parts = [head, done.stdout.strip("\n"), *evidence(checks(result)), done.stderr.strip("\n"), f"again: {command}"]
+    output = "\n".join(line for line in done.stdout.splitlines() if line != head)
+    parts = [head, output.strip("\n"), *evidence(checks(result)), done.stderr.strip("\n"), f"again: {command}"]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -146,10 +145,10 @@ def evidence(found: Iterable[Check]) -> Iterator[str]:
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... ({len(text)} characters)"
+    whole = value if isinstance(value, str) else json.dumps(value, default=str)
+    return whole if len(whole) <= _LONGEST else f"{whole[:_LONGEST]} ... ({len(whole)} characters)"
 
 
-def last_line(text: str) -> str:
+def last_line(output: str) -> str:
     """The last line that says something."""
-    return next((line for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+    return next((line for line in reversed(output.splitlines()) if line.strip()), "it said nothing")

@@ -11,13 +11,17 @@ import pytest
 
 from harness.journal import Journal
 
-from . import isolation
-
+OUTPUT = "pytest.txt"
+CHILD: pytest.StashKey[bool] = pytest.StashKey()
+"""Set where a test is not to be isolated again."""
 _SAME_LOADED = ("harness", "tritoncapi_pytest")
 
 
-def run(parameters: dict[str, Any], journal: Journal, _folder: Path) -> bool:
+def run(parameters: dict[str, Any], journal: Journal, folder: Path) -> bool:
     """Entry point. False: at the end of the interpreter a Triton that would not stop could crash or hang."""
+    output = os.open(folder / OUTPUT, os.O_WRONLY | os.O_CREAT, 0o600)
+    os.dup2(output, 1)  # so that standard error has only what was not pytest's
+    os.close(output)
     os.chdir(parameters["cwd"])
     sys.path[:] = parameters["path"]
     # pytest would warn that it cannot rewrite the assertions of plugins that are already imported. It need not.
@@ -26,7 +30,7 @@ def run(parameters: dict[str, Any], journal: Journal, _folder: Path) -> bool:
             module.__doc__ = f"{module.__doc__ or ''} PYTEST_DONT_REWRITE"
     journal.phase("its collection")
     config = pytest.Config.fromdictargs(parameters["options"], [parameters["argument"]])
-    config.stash[isolation.CHILD] = True
+    config.stash[CHILD] = True
     config.pluginmanager.register(_Recorder(config, journal), "triton-isolated")
     config.hook.pytest_cmdline_main(config=config)
     sys.stdout.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from harness.child import Ended, Job
 from harness.journal import all_of, last
 from harness.processes import text
 
-from . import needs, state
+from . import isolated, needs, state
 
-CHILD: pytest.StashKey[bool] = pytest.StashKey()
-"""Set where a test is not to be isolated again."""
+_STACK_LINES = 60
+_PYTEST = re.compile(r'File ".*/site-packages/(_pytest|pluggy)/|File "<frozen runpy>"')
 _OURS = ("process ", "shared memory ")  # of what a child leaves; its temporary files are the test's own affair
 # What would choose other tests, ask questions, start other processes, or write a report of its own.
 _QUIET: dict[str, Any] = {
@@ -44,7 +45,7 @@ _QUIET: dict[str, Any] = {
 
 def wanted(item: pytest.Item) -> bool:
     """Whether this item is to run in a process of its own, and does not yet."""
-    if not isinstance(item, pytest.Function) or CHILD in item.config.stash:
+    if not isinstance(item, pytest.Function) or isolated.CHILD in item.config.stash:
         return False
     return bool(item.config.getoption("triton_isolated")) or any(one.isolated for one in _needs(item))
 
@@ -74,6 +75,8 @@ def run(item: pytest.Item) -> bool:
     except child.Interrupted:
         raise KeyboardInterrupt from None
     process.append(text(folder / "triton.log"))
+    if item.config.getoption("capture", "") == "no":
+        sys.stdout.write(text(folder / isolated.OUTPUT))
     for report in _reports(item, ended, folder):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
@@ -90,8 +93,11 @@ def _options(config: pytest.Config, folder: Path) -> dict[str, Any]:
             continue  # an object of a plugin's: the child's own default must do
     # Its faulthandler would write to a place that nobody reads; ours is on.
     plugins = [*(options.get("plugins") or []), "no:faulthandler"]
+    # Captured like this, what the C library says before it aborts is on disk.
+    capture = "sys" if options.get("capture") == "fd" else options.get("capture")
     return {
         **options,
+        "capture": capture,
         "plugins": plugins,
         "rootdir": str(config.rootpath),
         "inifilename": str(config.inipath) if config.inipath else None,
@@ -106,6 +112,8 @@ def _reports(item: pytest.Item, ended: Ended, folder: Path) -> list[pytest.TestR
     for event in all_of(ended.events, "report"):
         report = item.config.hook.pytest_report_from_serializable(config=item.config, data=event["data"])
         report.nodeid, report.location = item.nodeid, item.location
+        if isinstance(report.longrepr, list):  # where a test was skipped: JSON has no tuples
+            report.longrepr = tuple(report.longrepr)
         found.append(report)
     complete = bool(found) and found[-1].when == "teardown"
     if ended.how == "ended" and complete and not _left(ended):
@@ -114,10 +122,12 @@ def _reports(item: pytest.Item, ended: Ended, folder: Path) -> list[pytest.TestR
     failure = next((report for report in found if report.failed), None)
     why = _explain(ended, complete)
     call = _report(item, "call", began, ended.seconds, why if failure is None else f"{why}\n\n{failure.longreprtext}")
-    for title, lines in (("Stacks", ended.stacks.strip()), ("Standard error", "\n".join(ended.errors))):
-        state.attach(call, title, lines)
+    state.attach(call, "Stacks", _stacks(ended, folder))
+    state.attach(call, "Standard error", "\n".join(ended.errors))
+    if not found:
+        state.attach(call, "pytest", text(folder / isolated.OUTPUT))
     if failure is None:  # else it has its own
-        state.attach(call, "Triton log", state.excerpt(ended.log, folder / "triton.log") if ended.log else "")
+        state.attach(call, "Triton log", state.excerpt(ended.log, folder / "triton.log"))
     return [_report(item, "setup", began, 0.0), call, _report(item, "teardown", began, 0.0)]
 
 
@@ -125,9 +135,17 @@ def _left(ended: Ended) -> list[str]:
     return [what for what in ended.leftovers if what.startswith(_OURS)]
 
 
+def _stacks(ended: Ended, folder: Path) -> str:
+    """The first stacks, without pytest's part of them."""
+    lines = [line for line in ended.stacks.strip().splitlines() if not _PYTEST.search(line)]
+    if len(lines) > _STACK_LINES:
+        lines[_STACK_LINES:] = [f"... all of {len(lines)} lines are in {folder / 'stacks.txt'}"]
+    return "\n".join(lines)
+
+
 def _explain(ended: Ended, complete: bool) -> str:
     """One sentence on a process that did not end as it should."""
-    who = "the process that this test had for its own"
+    who = "this test's own process"
     broken = last(ended.events, "broken")
     if ended.how == "crashed":
         return f"{who} crashed with {ended.signal} in {ended.phase}"
@@ -137,18 +155,18 @@ def _explain(ended: Ended, complete: bool) -> str:
         return f"{who} could not run it: {broken['text']}"
     if not complete:
         return f"{who} ended early, with exit code {ended.code}, in {ended.phase}"
-    return f"left behind, and removed, by {who}: {', '.join(_left(ended))}"
+    return f"{who} left behind, until they were removed: {', '.join(_left(ended))}"
 
 
 def _report(
-    item: pytest.Item, when: Any, start: float, seconds: float, longrepr: str | None = None
+    item: pytest.Item, when: Any, start: float, seconds: float, why: str = ""
 ) -> pytest.TestReport:
     return pytest.TestReport(
         nodeid=item.nodeid,
         location=item.location,
         keywords=dict.fromkeys(item.keywords, 1),
-        outcome="failed" if longrepr else "passed",
-        longrepr=longrepr,
+        outcome="failed" if why else "passed",
+        longrepr=state.failure(why) if why else None,
         when=when,
         duration=seconds,
         start=start,

@@ -61,14 +61,17 @@ def of(item: pytest.Item) -> list[Needs]:
 
 def check(item: pytest.Item) -> None:
     """Skips an item whose needs are not met, with the reason; fails one whose marker cannot be read."""
+    needed, wrong = [], ""
     try:
         needed = of(item)
     except ValueError as error:
-        pytest.fail(f"@pytest.mark.triton: {error}", pytrace=False)
+        wrong = f"@pytest.mark.triton: {error}"
+    if wrong:
+        pytest.fail(wrong, pytrace=False)
     process = state.of(item.config)
     for needs in needed:
         if reason := process.lack() or _lack(needs, process):
-            pytest.skip(reason)
+            raise pytest.skip.Exception(reason, _use_item_location=True)
 
 
 def _lack(needs: Needs, process: state.State) -> str:

@@ -67,7 +67,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
         return None
     from .collection import ScenarioFile
 
-    return ScenarioFile.from_parent(parent, path=file_path)
+    return ScenarioFile.from_parent(parent, path=file_path, nodeid=f"{SCENARIOS.name}/{file_path.name}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

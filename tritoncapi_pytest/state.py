@@ -141,6 +141,8 @@ def excerpt(lines: list[str], where: str | Path) -> str:
     """The last lines, without the tables that each server begins with, and where the others are."""
     plain = [line for line in lines if line and line[0] not in "+|" and not _TITLE.search(line)]
     shown = plain[-LINES:]
+    if not lines:
+        return ""
     note = [f"({len(lines)} lines, of which {len(shown)} are shown: {where})"] if len(shown) < len(lines) else []
     return "\n".join([*note, *shown])
 
@@ -156,6 +158,20 @@ def let_go(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
             for frame, _ in traceback.walk_tb(error.__traceback__):
                 frame.f_locals  # noqa: B018 - until Python 3.12 a frame keeps what was last read here
             errors += [one for one in (error.__cause__, error.__context__) if one not in errors]
+
+
+class Failed(Exception):
+    """What was found out in another process; the text is for people, and needs no traceback."""
+
+    __module__ = "builtins"  # whose exceptions are named without their module
+
+
+def failure(why: str) -> Any:
+    """What a report says of a failure that was no exception here."""
+    try:
+        raise Failed(why)
+    except Failed as error:
+        return pytest.ExceptionInfo.from_exception(error).getrepr(style="value")
 
 
 def attach(report: Any, title: str, text: str) -> None:
