@@ -19,7 +19,7 @@ from harness.processes import text
 from . import isolated, needs, state
 
 _STACK_LINES = 60
-_PYTEST = re.compile(r'File ".*/site-packages/(_pytest|pluggy)/|File "<frozen runpy>"')
+_PYTEST = re.compile(r"(/site-packages/|\()(_pytest|pluggy)/|<frozen runpy>")
 _OURS = ("process ", "shared memory ")  # of what a child leaves; its temporary files are the test's own affair
 # What would choose other tests, ask questions, start other processes, or write a report of its own.
 _QUIET: dict[str, Any] = {

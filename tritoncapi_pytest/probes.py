@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from harness import probes
-from harness.leaks import leak_checks
+from harness.leaks import growth_check
 from harness.processes import until
 from harness.sampler import Sampler
 from harness.verdict import Check, Verdict, overall
@@ -23,7 +23,7 @@ from . import state
 from .bench import BENCH
 
 PROBES: pytest.StashKey[TestProbes] = pytest.StashKey()
-_PATIENCE = 5.0  # seconds that a process may take to end after its server did
+_PATIENCE = 3.0  # seconds that a process may take to end after its server did
 _SAMPLES = 50
 _BUDGETS = {"heap_in_use": 1024, "descriptors": 0.02, "threads": 0.02, "children": 0.02, "shm_entries": 0.02}
 _GPU_BUDGETS = {"gpu_process_bytes": 4096}
@@ -121,7 +121,7 @@ class TestProbes:
                 call()
                 if done in due:
                     sampler.sample_now("settled", cycles=done)
-        checks = leak_checks(samples, limits, "call")
+        checks = [growth_check(samples, figure, budget, "call") for figure, budget in limits.items()]
         text = "\n".join(f"{check.verdict.value:<7} {check.sentence}" for check in checks)
         verdict = overall(checks)
         if verdict != Verdict.PASS:
@@ -176,4 +176,4 @@ def judge(item: pytest.Item) -> None:
     problems = bench.close() if bench is not None else []
     problems += item.stash[PROBES].left_over()
     if problems:
-        pytest.fail("left over when the test had ended:\n" + "\n".join(f"  {line}" for line in problems), pytrace=False)
+        pytest.fail("left over at the test's end: " + "\n  and ".join(problems), pytrace=False)
