@@ -19,6 +19,7 @@ from harness.processes import text
 from . import isolated, needs, state
 
 _STACK_LINES = 60
+_STOPS = (KeyboardInterrupt, pytest.exit.Exception)
 _PYTEST = re.compile(r"(/site-packages/|\()(_pytest|pluggy)/|<frozen runpy>")
 _OURS = ("process ", "shared memory ")  # of what a child leaves; its temporary files are the test's own affair
 # What would choose other tests, ask questions, start other processes, or write a report of its own.
@@ -57,7 +58,7 @@ def _needs(item: pytest.Item) -> list[needs.Needs]:
         return []
 
 
-def run(item: pytest.Item) -> bool:
+def run(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
     """Runs an item in a child and passes on its reports; a child that crashed or hung is a failure of the test."""
     timeout = min((one.timeout for one in _needs(item)), default=needs.Needs.timeout)
     folder = state.folder(item.config, "isolated")
@@ -77,7 +78,13 @@ def run(item: pytest.Item) -> bool:
     process.append(text(folder / "triton.log"))
     if item.config.getoption("capture", "") == "no":
         sys.stdout.write(text(folder / isolated.OUTPUT))
-    for report in _reports(item, ended, folder):
+    *reports, last_one = _reports(item, ended, folder)
+    # What other tests of this module have set up here is due to end if this is the last one of it.
+    state_of_setups: Any = item.session._setupstate  # type: ignore[attr-defined]
+    call = pytest.CallInfo.from_call(lambda: state_of_setups.teardown_exact(nextitem), "teardown", _STOPS)
+    if call.excinfo is not None:
+        last_one = item.ihook.pytest_runtest_makereport(item=item, call=call)
+    for report in (*reports, last_one):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True

@@ -86,8 +86,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The probes' first levels are taken before a function's own fixtures, and after those that outlive it."""
     for item in items:
         names = getattr(item, "fixturenames", None)
-        if names and _PROBES in names:
-            definitions = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
+        if names and _PROBES in names and hasattr(item, "_fixtureinfo"):
+            definitions = item._fixtureinfo.name2fixturedefs
             names.remove(_PROBES)
             wider = [bool(found) and found[-1].scope != "function" for found in map(definitions.get, names)]
             names.insert(wider.index(False) if False in wider else len(names), _PROBES)
@@ -100,7 +100,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         return None
     from . import isolation
 
-    return isolation.run(item) if isolation.wanted(item) else None
+    return isolation.run(item, nextitem) if isolation.wanted(item) else None
 
 
 @pytest.hookimpl(tryfirst=True)

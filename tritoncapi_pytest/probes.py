@@ -23,7 +23,7 @@ from . import state
 from .bench import BENCH
 
 PROBES: pytest.StashKey[TestProbes] = pytest.StashKey()
-_PATIENCE = 3.0  # seconds that a process may take to end after its server did
+_PATIENCE = 2.0  # seconds that a process may take to end after its server did
 _SAMPLES = 50
 _BUDGETS = {"heap_in_use": 1024, "descriptors": 0.02, "threads": 0.02, "children": 0.02, "shm_entries": 0.02}
 _GPU_BUDGETS = {"gpu_process_bytes": 4096}
@@ -90,9 +90,9 @@ class TestProbes:
 
     def left_over(self) -> list[str]:
         """What there is more of than at first, after a while for what is about to end; nothing if all is well."""
-        if self._risen():
+        if found := self._risen():
             gc.collect()
-            until(lambda: not self._risen(), _PATIENCE)
+            until(lambda: not self._risen(), _PATIENCE if " process" in found[0] else _PATIENCE / 4)
         return self._risen()
 
     def repeat(

@@ -67,6 +67,15 @@ def _log_file(config: pytest.Config) -> Path:
     return path.with_name(f"{path.stem}-{worker}{path.suffix}") if worker else path
 
 
+def _load(path: str | None) -> tc.Library:
+    wrong = ""
+    try:
+        return tc.load(path)
+    except LibraryError as error:
+        wrong = str(error)
+    pytest.fail(wrong, pytrace=False)
+
+
 class State:
     """One process's Triton and its log, both from the first use on."""
 
@@ -92,6 +101,8 @@ class State:
             tc.find(self.path)
         except NoTritonError as error:
             return str(error)
+        except LibraryError:  # a wrong $TRITONCAPI_TRITON is no lack: loading it says so
+            return ""
         return ""
 
     def library(self) -> tc.Library:
@@ -99,7 +110,7 @@ class State:
         if self._library is None:
             if lack := self.lack():
                 pytest.skip(lack)
-            self._library = tc.load(self.path)
+            self._library = _load(self.path)
             log.configure(file=self.log, library=self._library)
         return self._library
 
