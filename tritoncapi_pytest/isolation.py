@@ -80,8 +80,8 @@ def run(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
         sys.stdout.write(text(folder / isolated.OUTPUT))
     *reports, last_one = _reports(item, ended, folder)
     # What other tests of this module have set up here is due to end if this is the last one of it.
-    state_of_setups: Any = item.session._setupstate  # type: ignore[attr-defined]
-    call = pytest.CallInfo.from_call(lambda: state_of_setups.teardown_exact(nextitem), "teardown", _STOPS)
+    setups: Any = item.session._setupstate
+    call = pytest.CallInfo.from_call(lambda: setups.teardown_exact(nextitem), "teardown", _STOPS)
     if call.excinfo is not None:
         last_one = item.ihook.pytest_runtest_makereport(item=item, call=call)
     for report in (*reports, last_one):
