@@ -26,7 +26,7 @@ PROBES: pytest.StashKey[TestProbes] = pytest.StashKey()
 _PATIENCE = 2.0  # seconds that a process may take to end after its server did
 _SAMPLES = 50
 _BUDGETS = {"heap_in_use": 1024, "descriptors": 0.02, "threads": 0.02, "children": 0.02, "shm_entries": 0.02}
-_GPU_BUDGETS = {"gpu_process_bytes": 4096}
+_GPU_BUDGETS = {"gpu_process_bytes": 65536}
 _warm: set[int] = set()
 
 
@@ -105,7 +105,7 @@ class TestProbes:
         """Calls again and again, and fails the test unless every figure is known to grow by less than its budget.
 
         ``budgets``: bytes or counts a call, added to those for ``heap_in_use`` (1024), ``descriptors``, ``threads``,
-        ``children`` and ``shm_entries`` (0.02), and with a GPU ``gpu_process_bytes`` (4096). Figures are read between
+        ``children`` and ``shm_entries`` (0.02), and with a GPU ``gpu_process_bytes`` (65536). Figures are read between
         calls, 50 times at most; the slope is judged by its 95 % bounds. Where they do not tell, that is a failure too,
         which says how many more calls would. Returns the checks.
         """
