@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+from harness.cases import Case
 from harness.journal import all_of, last
 from harness.load import InTurn
 from harness.scenario import Context, Line, Operation, Outcome, Run, Scenario
@@ -145,3 +146,28 @@ def log_lines(run: Run, verdict: Verdict) -> Iterator[Line]:
         title = "Triton's log:" if verbose else "Last warnings and errors of Triton's log:"
         yield Text(f"\n{title}", style="bold")
         yield from (f"  {line}".rstrip() for line in lines)
+
+
+def cases() -> Iterator[Case]:
+    """Every form that demo runs on a machine with two GPUs."""
+    from functools import partial  # noqa: PLC0415
+
+    from . import demo  # noqa: PLC0415 - it builds on this module
+
+    forms = demo.cpu_cases()
+    forms += [form for form in demo.gpu_cases(2) if form not in forms]
+    for case in forms:
+        given, asked, device, policy = (case[key] for key in ("input", "output", "model_device", "host_policy"))
+        name = f"{case['backend']}-{case['datatype']}-on-{device}-from-{given}-to-{asked}"
+        words = ["memalloc", "--backend", case["backend"], "--datatype", case["datatype"], "--model-device", device]
+        words += ["-i", given, "-o", asked]
+        if policy:
+            name, words = f"{name}-{policy}", [*words, "-h", policy]
+        gpus, excuse = gpus_of(given, asked, device), partial(demo.stuck_stub, case)
+        yield Case(name, tuple(words), gpus, demo.known_defect(case), excuse)
+
+
+def gpus_of(*places: str) -> int:
+    """How many GPUs a machine must have for these places."""
+    devices = [int(place.removeprefix("gpu:")) for place in places if place.startswith("gpu:")]
+    return max(devices, default=0 if "pinned" in places else -1) + 1

@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from harness.cases import Case
 from harness.cli import LazyGroup
 from harness.command import run_and_report, run_options
 from harness.errors import UsageError
@@ -221,6 +222,15 @@ def summary(run: Run) -> Iterator[str]:
         f"({found['cycles'] / found['seconds']:.0f}/s), {found['requests']} requests"
     )
     yield f"servers alive at once: peak {found['peak']}, mean {found['mean']:.1f}"
+
+
+def cases() -> Iterator[Case]:
+    """Short runs on each kind of model and memory."""
+    few = ("multiserver", "-t", "4", "-l", "10")
+    yield Case("native", few)
+    yield Case("mixed", ("multiserver", "-t", "2", "-l", "2", "--backend", "mixed", "--no-probes"))
+    yield Case("native-pinned", (*few, "-m", "pinned"), gpus=1)
+    yield Case("native-gpu", (*few, "-m", "gpu"), gpus=1)
 
 
 def main() -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = {"tritoncapi", "harness", "scenarios", "model_repos"}
+PACKAGES = {"tritoncapi", "harness", "scenarios", "model_repos", "tritoncapi_pytest"}
 FORBIDDEN = {
-    "tritoncapi": {"harness", "scenarios", "model_repos", "benchmarks"},
-    "harness": {"tritoncapi", "scenarios", "model_repos", "benchmarks"},
-    "model_repos": {"harness", "scenarios", "benchmarks"},
-    "scenarios": {"benchmarks"},
+    "tritoncapi": {"harness", "scenarios", "model_repos", "tritoncapi_pytest", "benchmarks"},
+    "harness": {"tritoncapi", "scenarios", "model_repos", "tritoncapi_pytest", "benchmarks"},
+    "model_repos": {"harness", "scenarios", "tritoncapi_pytest", "benchmarks"},
+    "scenarios": {"tritoncapi_pytest", "benchmarks"},
+    "tritoncapi_pytest": {"benchmarks"},
 }
 # Models run in Triton's stub, which has none of our packages.
 MODELS = "model_repos/**/model.py"
@@ -88,8 +89,10 @@ def test_metadata() -> None:
     scripts = {point.name: point.value for point in package.entry_points.select(group="console_scripts")}
     assert scripts["tritoncapi-harness"] == "harness.cli:main"
     assert callable(package.entry_points.select(name="tritoncapi-harness")["tritoncapi-harness"].load())
+    plugins = {point.name: point.value for point in package.entry_points.select(group="pytest11")}
+    assert plugins == {"tritoncapi": "tritoncapi_pytest.plugin"}
     assert package.metadata["Requires-Python"] == ">=3.10"
-    assert {"server", "dev"} <= set(package.metadata.get_all("Provides-Extra") or ())
+    assert {"server", "pytest", "dev"} <= set(package.metadata.get_all("Provides-Extra") or ())
     declared = re.search(r"^wheel\.packages = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert declared is not None
     assert set(re.findall(r'"(\w+)"', declared[1])) == PACKAGES
