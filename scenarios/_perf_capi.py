@@ -145,6 +145,7 @@ class CApiLoad:
             check_every=options["validate_every"],
             patience=options["patience"],
         )
+        self._rated = step.point.rate is not None
         self._began = self._last = 0
         self._seen: npt.NDArray[np.uint64] | None = None
         self._errors = 0
@@ -197,7 +198,7 @@ class CApiLoad:
             codes={code.name: count for code, count in counts.codes.items()},
             messages={code.name: text for code, text in report.messages.items()},
             latency=report.latency,
-            naive=report.total.naive if report.total.naive is not report.latency else None,
+            naive=report.total.naive if self._rated else None,
             intervals=report.intervals,
             models=[
                 ModelTotals(

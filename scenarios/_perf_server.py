@@ -26,6 +26,7 @@ _TRIES = 5  # other ports are taken when somebody was faster
 _IN_USE = "already in use"
 _STARTING = 120.0  # seconds to load the models
 _LOG_LINES = 20
+_LINE = 300  # characters
 
 
 def binary(triton: Triton) -> Path:
@@ -143,12 +144,12 @@ class TritonServer:
         name = signal.Signals(-code).name if code < 0 else ""
         how = f"crashed with {name}" if name else f"ended with code {code}"
         lines = self.last_lines()
-        why = "" if name else next((f": {line}" for line in reversed(lines) if line[:1] == "E" or "failed" in line), "")
+        why = "" if name else self._why()
         return SideDied(f"tritonserver {self.name} {how}{why}", side=self.name, signal=name, code=code, log=lines)
 
     def last_lines(self) -> list[str]:
         """The end of its log."""
-        return [line for line in text(self.log).splitlines() if line.strip()][-_LOG_LINES:]
+        return [line[:_LINE] for line in text(self.log).splitlines() if line.strip()][-_LOG_LINES:]
 
     def stop(self, patience: float = 30.0) -> str:
         """SIGTERM, and SIGKILL when it does not end in time. Says what was wrong with its end, if anything was."""
@@ -159,7 +160,12 @@ class TritonServer:
                 self.process.wait()
                 return f"tritonserver {self.name} did not end within {patience:g} s of SIGTERM, and was killed"
         code = self.process.wait()
-        return "" if code == 0 else f"tritonserver {self.name} ended with {_ending(code)}"
+        return "" if code == 0 else f"tritonserver {self.name} ended with {_ending(code)}{self._why()}"
+
+    def _why(self) -> str:
+        """The last complaint of its log."""
+        lines = reversed(self.last_lines())
+        return next((f": {line}" for line in lines if line[:1] == "E" or "failed" in line or "error" in line), "")
 
 
 def _ending(code: int) -> str:

@@ -78,9 +78,9 @@ def summary(run: Run) -> Iterator[Line]:
     if not rows:
         return
     options = run.options
-    clients = f"{options['threads']} native thread(s)"
-    if options["protocol"] != "c-api":
-        clients = f"{options['threads']} client process(es)"
+    noun = "native thread" if options["protocol"] == "c-api" else "client process"
+    more = "" if options["threads"] == 1 else "s" if noun.endswith("d") else "es"
+    clients = f"{options['threads']} {noun}{more}"
     yield Text(f"{rows[0]['model']} over {options['protocol']}, {clients}; latencies in us", style="dim")
     remote = any(row["client_cpu"] is not None for row in rows)
     sided = options["two_sides"]

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import model_repos
-from harness.errors import LacksError
+from harness.errors import LacksError, UsageError
 from harness.journal import Journal
 from tritoncapi import Library, find
+from tritoncapi.errors import LibraryError
 
 from . import _triton
 from ._perf_client import Lines
@@ -263,7 +264,12 @@ def serving(
     require_client(options["protocol"])
     place = folder / f"side-{side}"
     place.mkdir()
-    triton = find(options["ab"]) if side == "B" and options["ab"] else library.triton
+    triton = library.triton
+    if side == "B" and options["ab"]:
+        try:
+            triton = find(options["ab"])
+        except LibraryError as error:
+            raise UsageError(f"--ab: {error}") from error
     prepared = prepare(options, side, place)
     for name in prepared.names:
         if _triton.is_python_model(prepared.repository / name):
