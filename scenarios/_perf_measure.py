@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from ._perf_windows import SLICES, Meter, Slice
 
 PERCENTILES = {"p50": 50, "p90": 90, "p95": 95, "p99": 99, "p99.9": 99.9, "p99.99": 99.99}
 CLIENT_BUSY = 0.85  # of a CPU: a client process with one interpreter lock has no more to give
-MACHINE_BUSY = 0.95  # of all CPUs
+MACHINE_BUSY = 0.95  # of all CPUs: nothing is left, and clients that use more of it than the server set the pace
 _LAG = 5.0  # seconds that Triton's statistics may lag behind the answers
 _PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 
@@ -295,13 +296,11 @@ class Usage:
         for pid in self._trees(self.servers):
             _reset_peak(pid)
         self._before = {pid: _cpu_seconds(pid) for pid in self._trees([*self.servers, *self.clients])}
-        self._idle = _idle_seconds()
         self._began = time.monotonic()
 
     def stop(self) -> dict[str, Any]:
         """The figures, as the journal has them; memory in bytes."""
         passed = max(1e-9, time.monotonic() - self._began)
-        idle = (_idle_seconds() - self._idle) / passed
 
         def cpus(pid: int) -> float:
             return max(0.0, _cpu_seconds(pid) - self._before.get(pid, 0.0)) / passed
@@ -314,7 +313,7 @@ class Usage:
             return result
         each = [cpus(pid) for pid in self.clients]
         sending = sum(each)
-        full = idle < (1 - MACHINE_BUSY) * (psutil.cpu_count() or 1)
+        full = sending + serving >= MACHINE_BUSY * len(os.sched_getaffinity(0))
         result["client_cpu"] = sending
         result["client_share"] = sending / (sending + serving) if sending + serving else None
         result["client_bound"] = max(each) >= CLIENT_BUSY or (full and sending > serving)
@@ -335,11 +334,6 @@ def _cpu_seconds(pid: int) -> float:
     except psutil.Error:
         return 0.0
     return float(times.user + times.system)
-
-
-def _idle_seconds() -> float:
-    times = psutil.cpu_times()
-    return float(times.idle + getattr(times, "iowait", 0.0))
 
 
 def _reset_peak(pid: int) -> None:

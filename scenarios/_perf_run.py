@@ -70,17 +70,22 @@ def system(context: Context) -> Iterator[Run]:
     """Starts what the options name and stops it when the steps are over."""
     options, journal = context.options, context.journal
     run = Run(options, journal)
-    library = _triton.open_library(options["triton"], journal)
+    # Two Tritons through the C API are in processes of their own, so that neither is favoured.
+    remote = options["ab"] and options["protocol"] == "c-api"
+    library = None if remote else _triton.open_library(options["triton"], journal)
     with ExitStack() as stack:
         try:
-            _start(run, library, context, stack)
+            if library is None:
+                _start_apart(run, context, stack)
+            else:
+                _start(run, library, context, stack)
         except TritonError as error:
             run.refused("server", error)
         except SideDied as error:
             journal.write("died", **error.event)
             run.over = str(error)
         yield run
-        if options["peer"] and not run.over:
+        if options["peer"] and library is not None and not run.over:
             from . import _perf_peer  # noqa: PLC0415
 
             journal.phase("running perf_analyzer")
@@ -97,18 +102,19 @@ def _start(run: Run, library: Library, context: Context, stack: ExitStack) -> No
             run.benches.append(bench)
             run.sides |= dict.fromkeys(name, LocalSide(bench, options))
         return
-    if options["ab"]:
-        from . import _perf_remote  # noqa: PLC0415
-
-        for name in "AB":
-            run.sides[name] = stack.enter_context(_perf_remote.serving(options, name, folder, run.journal))
-        return
     from . import _perf_capi  # noqa: PLC0415
 
     name = "AB" if options["ab_model"] else "A"
     local = stack.enter_context(_perf_capi.serving(options, name, library, folder, run.journal))
     run.benches.append(local)
     run.sides |= dict.fromkeys(name, LocalSide(local, options))
+
+
+def _start_apart(run: Run, context: Context, stack: ExitStack) -> None:
+    from . import _perf_remote  # noqa: PLC0415
+
+    for name in "AB":
+        run.sides[name] = stack.enter_context(_perf_remote.serving(run.options, name, context.folder, run.journal))
 
 
 def workload(run: Run, operation: Operation) -> Outcome:

@@ -34,7 +34,7 @@ def added(steps: Sequence[Step]) -> dict[str, Any]:
         for value, count in step["histogram_ns"]:
             buckets[value] = buckets.get(value, 0) + count
     largest = max(step["percentiles_us"]["max"] for step in steps)
-    found = {name: _percentile(buckets, share) for name, share in SHARES.items()}
+    found = {name: min(largest, _percentile(buckets, share)) for name, share in SHARES.items()}
     return {
         **steps[0],
         "requests": requests,
@@ -47,6 +47,7 @@ def added(steps: Sequence[Step]) -> dict[str, Any]:
         "client_bound": any(step["client_bound"] for step in steps),
         "peak_rss": max(step["peak_rss"] for step in steps),
         "unsent": sum(step["unsent"] for step in steps),
+        "histogram_ns": sorted(buckets.items()),
         "stable": None,
     }
 
@@ -108,8 +109,7 @@ def _cells(row: Step, sided: bool, remote: bool) -> list[str]:
         row["key"],
         *([row["side"]] if sided else []),
         f"{row['throughput']:.1f}",
-        *(f"{row['percentiles_us'][name]:.1f}" for name in SHARES),
-        f"{row['percentiles_us']['max']:.1f}",
+        *(_number(row["percentiles_us"][name] if row["histogram_ns"] else None) for name in (*SHARES, "max")),
         _number(server["queue_us"]),
         _number(None if None in compute else sum(compute)),
         f"{row['cpu']:.2f}",

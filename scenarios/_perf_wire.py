@@ -17,6 +17,7 @@ from typing import Any
 import model_repos
 from harness.errors import LacksError, UsageError
 from harness.journal import Journal
+from harness.processes import text
 from tritoncapi import Library, find
 from tritoncapi.errors import LibraryError
 
@@ -51,7 +52,8 @@ class ClientProcess:
 
     def __init__(self, folder: Path, number: int, setup: Mapping[str, Any]) -> None:
         self.number = number
-        with (folder / f"client-{number}.txt").open("wb") as errors:
+        self.errors = folder / f"client-{number}.txt"
+        with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "scenarios._perf_client"],
                 stdin=subprocess.PIPE,
@@ -75,7 +77,10 @@ class ClientProcess:
 
     def died(self) -> SideDied:
         """It ended though nobody told it to."""
-        return SideDied(f"client process {self.number} ended early with code {self.process.wait()}")
+        lines = [line for line in text(self.errors).splitlines() if line.strip()]
+        why = f": {lines[-1]}" if lines else ""
+        code = self.process.wait()
+        return SideDied(f"client process {self.number} ended early with code {code}{why}", log=lines[-20:])
 
     def close(self) -> None:
         """Ends it."""
@@ -130,7 +135,8 @@ class WireBench:
             self.clients.append(ClientProcess(folder, number, setup))
         for client in self.clients:
             if client.lines.next(_STARTING) is None:
-                client.process.kill()
+                if not client.lines.ended:
+                    client.process.kill()
                 raise client.died()
 
     def close(self) -> None:
@@ -291,6 +297,8 @@ def serving(
         models = []
         for number, name in enumerate(prepared.names):
             model = describe(server.model(name), server.model(name, "config"))
+            if model["decoupled"]:
+                raise UsageError(f"model {name} is decoupled: measure it with --protocol c-api")
             input_sets(model, options, number)  # what does not fit is said here, once
             journal.write("model", **model)
             models.append(model)
