@@ -77,12 +77,12 @@ def _times(full: dict[str, Any], options: Mapping[str, Any]) -> None:
     if full["two_sides"] and not full["duration"] and not full["requests"]:
         full["duration"] = full["window"] or _WINDOW  # in each round
     if full["window"] is None:  # five windows of a short measurement
-        full["window"] = min(_WINDOW, full["duration"] / 5) if full["duration"] else _WINDOW
+        full["window"] = min(_WINDOW, max(_SHORTEST, full["duration"] / 5)) if full["duration"] else _WINDOW
 
 
 def _check_window(full: Mapping[str, Any]) -> None:
     if full["window"] < _SHORTEST:
-        raise UsageError(f"--window, or --duration without it: a window lasts {_SHORTEST * 1000:g}ms at least")
+        raise UsageError(f"--window: a window lasts {_SHORTEST * 1000:g}ms at least")
 
 
 def _check_models(full: Mapping[str, Any]) -> None:
