@@ -76,7 +76,7 @@ def make(
         "settings": settings(options, models),
         "points": {
             step["key"]: {
-                key: step[key] for key in ("throughput", "percentiles_us", "requests", "stable", "slices")
+                key: step[key] for key in ("throughput", "percentiles_us", "requests", "stable", "other_cpu", "slices")
             }
             for step in steps
         },
@@ -144,9 +144,12 @@ def against(
     if missing:
         checks.append(skipped("points", f"not in {name}, so not compared: {', '.join(missing)}"))
     for step in common:
-        new, old = compare.rows_of(step), compare.rows_of(baseline["points"][step["key"]])
+        before = baseline["points"][step["key"]]
+        new, old = compare.rows_of(step), compare.rows_of(before)
+        disturbed = min(0.99, max(0.0, step["other_cpu"] - before["other_cpu"]) / options["machine"]["cpus"])
         changes = [
-            compare.Change(metric, compare.ratio(new, old, metric), options["allow"]) for metric in options["metrics"]
+            compare.Change(metric, compare.ratio(new, old, metric), options["allow"], disturbed)
+            for metric in options["metrics"]
         ]
         checks.append(compare.judge(f"regression, {step['key']}", changes, name))
     return checks

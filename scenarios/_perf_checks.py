@@ -11,6 +11,7 @@ from harness.verdict import Check, failed, passed, skipped, unknown
 
 from ._perf_plan import steps
 
+BUSY = 0.1  # of the machine, used by others
 Step = Mapping[str, Any]
 
 
@@ -152,6 +153,10 @@ def notes(found: Sequence[Step]) -> Iterator[Check]:
     if bound:
         names = ", ".join(dict.fromkeys(step["key"] for step in bound))
         yield skipped("client", f"client-bound, the server could do more: {names} (more client processes: --threads)")
+    busy = max(found, key=lambda step: step["other_cpu"] / step["cpus"])
+    if busy["other_cpu"] > BUSY * busy["cpus"]:
+        text = f"other processes used up to {busy['other_cpu']:.1f} of {busy['cpus']} CPUs meanwhile"
+        yield skipped("machine", f"{text}: figures of a busy machine")
     late = [step for step in found if step["unsent"]]
     if late:
         total = sum(step["unsent"] for step in late)

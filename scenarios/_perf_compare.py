@@ -20,6 +20,7 @@ from harness.verdict import Check, failed, passed, unknown
 
 FEWEST_SLICES = 10
 FEWEST_ROUNDS = 5
+DISTURBED = 0.05  # of the machine
 RESAMPLES = 4000
 METRICS = ("throughput", "p50", "p95")
 _COLUMN = {"p50": 5, "p95": 6}  # of a slice's row
@@ -112,6 +113,8 @@ class Change:
     metric: str
     ratio: Ratio
     allowed: float
+    disturbed: float = 0.0
+    """The share of the machine that others took more than before; it may explain that much of a change."""
 
     @property
     def bounded(self) -> bool:
@@ -121,9 +124,19 @@ class Change:
     @property
     def worse(self) -> bool:
         """Whether the whole interval is worse than what is allowed."""
+        return self.bounded and self._beyond(1.0)
+
+    @property
+    def explained(self) -> bool:
+        """Whether others' work may be why: a slowed queue has no bound, a throughput loses what they took."""
+        if self.disturbed < DISTURBED:
+            return False
+        return self.metric != "throughput" or not self._beyond(1 - self.disturbed)
+
+    def _beyond(self, left: float) -> bool:
         if self.metric == "throughput":
-            return self.bounded and self.ratio.high < 1 - self.allowed
-        return self.bounded and self.ratio.low > 1 + self.allowed
+            return self.ratio.high < (1 - self.allowed) * left
+        return self.ratio.low > (1 + self.allowed) / left
 
     @property
     def open(self) -> bool:
@@ -146,7 +159,11 @@ def judge(name: str, changes: Sequence[Change], against: str) -> Check:
         for change in changes
     }
     text = "; ".join(map(str, changes))
-    worse = [change for change in changes if change.worse]
+    worse = [change for change in changes if change.worse and not change.explained]
+    excused = [change for change in changes if change.worse and change.explained]
+    if excused and not worse:
+        text = f"{text}, but others took {changes[0].disturbed:.0%} more of the machine than then: measure again"
+        return unknown(name, text, **evidence)
     if worse:
         text = "; ".join(map(str, worse))
         return failed(name, f"worse than {against} by more than {allowed:.0%}: {text}", **evidence)

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Protocol
-
-import psutil
 
 from harness.load import watch
 from harness.processes import until
 from tritoncapi import Histogram, Interval
 
 from ._perf_plan import Step
+from ._perf_usage import Usage
 from ._perf_windows import SLICES, Meter, Slice
 
 PERCENTILES = {"p50": 50, "p90": 90, "p95": 95, "p99": 99, "p99.9": 99.9, "p99.99": 99.99}
-CLIENT_BUSY = 0.85  # of a CPU: a client process with one interpreter lock has no more to give
-MACHINE_BUSY = 0.95  # of all CPUs: nothing is left, and clients that use more of it than the server set the pace
 _LAG = 5.0  # seconds that Triton's statistics may lag behind the answers
 _PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 
@@ -278,75 +271,3 @@ def server_times(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[st
         return total / count / 1000 if count > 0 else None
 
     return {**{f"{part}_us": mean(part) for part in _PARTS}, "success_us": mean("success")}
-
-
-# CPU and memory
-
-
-@dataclass
-class Usage:
-    """What processes use from now until ``stop()``: CPUs (1.0 is one of them busy all the time) and peak memory."""
-
-    servers: Sequence[int]
-    clients: Sequence[int]
-    _began: float = 0.0
-    _before: dict[int, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for pid in self._trees(self.servers):
-            _reset_peak(pid)
-        self._before = {pid: _cpu_seconds(pid) for pid in self._trees([*self.servers, *self.clients])}
-        self._began = time.monotonic()
-
-    def stop(self) -> dict[str, Any]:
-        """The figures, as the journal has them; memory in bytes."""
-        passed = max(1e-9, time.monotonic() - self._began)
-
-        def cpus(pid: int) -> float:
-            return max(0.0, _cpu_seconds(pid) - self._before.get(pid, 0.0)) / passed
-
-        tree = self._trees(self.servers)
-        serving = sum(map(cpus, tree))
-        peak = sum(map(_peak_rss, tree))
-        result: dict[str, Any] = {"cpu": serving, "peak_rss": peak, "client_cpu": None, "client_bound": False}
-        if not self.clients:
-            return result
-        each = [cpus(pid) for pid in self.clients]
-        sending = sum(each)
-        full = sending + serving >= MACHINE_BUSY * len(os.sched_getaffinity(0))
-        result["client_cpu"] = sending
-        result["client_share"] = sending / (sending + serving) if sending + serving else None
-        result["client_bound"] = max(each) >= CLIENT_BUSY or (full and sending > serving)
-        return result
-
-    def _trees(self, roots: Sequence[int]) -> list[int]:
-        """The processes and their descendants, without each other's (a client may descend from a server's parent)."""
-        found: dict[int, None] = dict.fromkeys(roots)
-        for root in roots:
-            with suppress(psutil.Error):
-                found |= dict.fromkeys(child.pid for child in psutil.Process(root).children(recursive=True))
-        return list(found)
-
-
-def _cpu_seconds(pid: int) -> float:
-    try:
-        times = psutil.Process(pid).cpu_times()
-    except psutil.Error:
-        return 0.0
-    return float(times.user + times.system)
-
-
-def _reset_peak(pid: int) -> None:
-    """Lets the kernel count the peak from now on, where it may."""
-    with suppress(OSError):
-        Path(f"/proc/{pid}/clear_refs").write_text("5")
-
-
-def _peak_rss(pid: int) -> int:
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
-
-

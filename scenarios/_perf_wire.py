@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
 import select
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import model_repos
-from harness.errors import LacksError, UsageError
+from harness.errors import UsageError
 from harness.journal import Journal
-from harness.processes import text
 from tritoncapi import Library, find
 from tritoncapi.errors import LibraryError
 
 from . import _triton
-from ._perf_client import Lines
+from ._perf_clients import ClientProcess, require_client
 from ._perf_inputs import input_sets
 from ._perf_measure import Extent, Totals, add_up
 from ._perf_models import Prepared, describe, prepare, validation
@@ -32,68 +26,8 @@ from ._perf_server import HOST, TritonServer, statistics
 from ._perf_tally import Tally
 from ._perf_windows import SLICES, Slice
 
-_STARTING = 60.0  # seconds for a client to import what it needs
 _LEAD_NS = 20_000_000  # until the first request is due, so that all clients know of it
 _LATE = 5.0  # seconds beyond the patience in which clients have to come back
-
-
-def require_client(protocol: str) -> None:
-    """Raises LacksError without the client's packages."""
-    needed = {"grpc": ("tritonclient", "grpc"), "http": ("tritonclient", "gevent", "geventhttpclient")}[protocol]
-    if any(importlib.util.find_spec(name) is None for name in needed):
-        raise LacksError(
-            f"--protocol {protocol} needs tritonclient: pip install 'tritonclient[{protocol}]' "
-            "(or 'tritoncapi-harness[clients]')"
-        )
-
-
-class ClientProcess:
-    """One client, as seen from here."""
-
-    def __init__(self, folder: Path, number: int, setup: Mapping[str, Any]) -> None:
-        self.number = number
-        self.errors = folder / f"client-{number}.txt"
-        with self.errors.open("wb") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "scenarios._perf_client"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                # One thread each: those of NumPy's libraries would only be in the way.
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "GRPC_ENABLE_FORK_SUPPORT": "0"},
-            )
-        assert self.process.stdout is not None
-        self.lines = Lines(self.process.stdout.fileno())
-        self.send(setup)
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Tells it something. Raises SideDied when it is gone."""
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(message).encode() + b"\n")
-            self.process.stdin.flush()
-        except OSError:
-            raise self.died() from None
-
-    def died(self) -> SideDied:
-        """It ended though nobody told it to."""
-        lines = [line for line in text(self.errors).splitlines() if line.strip()]
-        why = f": {lines[-1]}" if lines else ""
-        code = self.process.wait()
-        return SideDied(f"client process {self.number} ended early with code {code}{why}", log=lines[-20:])
-
-    def close(self) -> None:
-        """Ends it."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        with suppress(OSError):
-            self.process.stdin.close()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
 
 
 class WireBench:
@@ -134,10 +68,7 @@ class WireBench:
         for number in range(min(self.options["threads"], most)):
             self.clients.append(ClientProcess(folder, number, setup))
         for client in self.clients:
-            if client.lines.next(_STARTING) is None:
-                if not client.lines.ended:
-                    client.process.kill()
-                raise client.died()
+            client.started()
 
     def close(self) -> None:
         """Ends the clients."""

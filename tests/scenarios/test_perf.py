@@ -22,7 +22,7 @@ import tritoncapi as tc
 from harness import cli, journal, runner
 from harness.errors import LacksError
 from harness.processes import text, until
-from scenarios import _perf_checks, _perf_server, _perf_table, _perf_wire
+from scenarios import _perf_checks, _perf_clients, _perf_server, _perf_table
 from scenarios._perf_run import SideDied
 
 pytestmark = pytest.mark.triton
@@ -405,7 +405,7 @@ def test_what_is_missing_is_said(tmp_path: Path, library: tc.Library, monkeypatc
         _perf_server.binary(bare)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(LacksError, match=r"pip install 'tritonclient\[grpc\]'"):
-        _perf_wire.require_client("grpc")
+        _perf_clients.require_client("grpc")
 
 
 # The peer

@@ -152,6 +152,19 @@ def test_too_little_is_unknown_and_much_noise_is_said() -> None:
     assert "not excluded" in compare.judge("c", [wide], "base").sentence
 
 
+def test_what_others_took_is_no_regression() -> None:
+    old, new = rows(10_000, 100), rows(7_000, 140, seed=1)
+
+    def verdict(disturbed: float, *metrics: str) -> Verdict:
+        changes = [compare.Change(metric, compare.ratio(new, old, metric), 0.1, disturbed) for metric in metrics]
+        return compare.judge("c", changes, "base").verdict
+
+    assert verdict(0.0, "throughput", "p95") == verdict(0.04, "throughput", "p95") == Verdict.FAIL
+    assert verdict(0.4, "throughput", "p95") == Verdict.UNKNOWN
+    assert verdict(0.1, "throughput", "p95") == Verdict.FAIL  # a tenth of the machine is not three tenths of the rate
+    assert verdict(0.1, "p95") == Verdict.UNKNOWN
+
+
 def test_slices_that_resemble_their_neighbours_widen_the_interval() -> None:
     random = np.random.default_rng(3)
     wave = rows(10_000, 100, count=100, noise=0)
