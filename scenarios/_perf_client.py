@@ -223,7 +223,9 @@ def _tell_rows(task: Task, told: IO[str]) -> None:
     now, count = time.monotonic_ns(), len(task.rows)  # others only append
     rows = task.rows[:count]
     del task.rows[:count]
-    _tell(told, {"rows": rows, "codes": list(task.codes), "now": now})
+    task.told += count
+    out = task.started - task.told
+    _tell(told, {"rows": rows, "codes": list(task.codes), "now": now, "out": out})
 
 
 def _tell(told: IO[str], message: Mapping[str, Any]) -> None:

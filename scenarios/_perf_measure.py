@@ -12,10 +12,10 @@ from tritoncapi import Histogram, Interval
 
 from ._perf_plan import Step
 from ._perf_usage import Usage
-from ._perf_windows import SLICES, Meter, Slice
+from ._perf_windows import SLICES, Meter, Slice, Window
 
 PERCENTILES = {"p50": 50, "p90": 90, "p95": 95, "p99": 99, "p99.9": 99.9, "p99.99": 99.99}
-_LAG = 5.0  # seconds that Triton's statistics may lag behind the answers
+_LAG = 2.0  # seconds that Triton's statistics may lag behind the answers
 _PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
@@ -52,6 +52,13 @@ class Totals:
     sequences: int = 0
     unsent: int = 0
     lost: int = 0
+
+
+class Note(Protocol):
+    """Writes down an event: ``Journal.write``."""
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        """Writes it."""
 
 
 class RunningLoad(Protocol):
@@ -114,12 +121,13 @@ def tolerated(options: Mapping[str, Any]) -> set[str]:
     return found
 
 
-def measure(bench: Bench, step: Step, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Warms up, measures, and says everything of it as plain data."""
-    if options["warmup"]:
-        _run_out(bench.load(step, Extent(seconds=options["warmup"])))
+def measure(bench: Bench, step: Step, options: Mapping[str, Any], note: Note) -> dict[str, Any]:
+    """Warms up, measures, and says everything of it as plain data; ``note`` gets each window as it ends."""
     models = bench.models(step.side)
-    before = {name: _settled(bench, name) for name in models}
+    before = {name: bench.statistics(name) for name in models}  # an earlier step waited for its own
+    if options["warmup"]:
+        warm = _run_out(bench.load(step, Extent(seconds=options["warmup"])))
+        before = {name: _caught_up(bench, name, before[name], warm) for name in models}
     until_stable = not options["requests"] and not options["duration"]
     harmless = tolerated(options)
     load = bench.load(step, Extent(options["requests"], options["duration"], check=True))
@@ -131,14 +139,18 @@ def measure(bench: Bench, step: Step, options: Mapping[str, Any]) -> dict[str, A
 
         window = options["window"]
         allowed = options["max_error_rate"]
-        meter = Meter(window, options["windows"], options["stability"], until_stable, allowed, load.take, bad)
+
+        def tell(found: Window) -> None:
+            note("window", number=step.number, key=step.point.key, side=step.side, **found.row())
+
+        meter = Meter(window, options["windows"], options["stability"], until_stable, allowed, load.take, bad, tell)
         usage = Usage(*bench.processes())
         watch(load, window / SLICES, meter.look)
         used = usage.stop()
         totals = load.totals()
     finally:
         load.close()
-    after = {name: _settled(bench, name, before[name], totals) for name in models}
+    after = {name: _caught_up(bench, name, before[name], totals) for name in models}
     return {
         "side": step.side,
         "round": step.round,
@@ -155,10 +167,11 @@ def measure(bench: Bench, step: Step, options: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _run_out(load: RunningLoad) -> None:
+def _run_out(load: RunningLoad) -> Totals:
     try:
         load.start()
         load.wait()
+        return load.totals()
     finally:
         load.close()
 
@@ -225,20 +238,10 @@ def add_up(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _settled(
-    bench: Bench, model: str, before: Mapping[str, Any] | None = None, totals: Totals | None = None
-) -> Mapping[str, Any]:
-    """The statistics, once they have caught up with the answers; with no totals once they do not move any more."""
-    found: list[Mapping[str, Any]] = [bench.statistics(model)]
-    if totals is None or before is None:
-
-        def still() -> bool:
-            found.append(bench.statistics(model))
-            return _handled(found[-1]) == _handled(found[-2])
-
-        until(still, _LAG)
-        return found[-1]
+def _caught_up(bench: Bench, model: str, before: Mapping[str, Any], totals: Totals) -> Mapping[str, Any]:
+    """The statistics, once they count all that was answered; they lag behind the answers a little."""
     due = next(part.submitted for part in totals.models if part.model == model)
+    found: list[Mapping[str, Any]] = []
 
     def caught_up() -> bool:
         found[:] = [bench.statistics(model)]

@@ -177,7 +177,7 @@ def main(line: socket.socket) -> int:
         library = _triton.open_library(options["ab"] if side == "B" else options["triton"], relay)
         with _perf_capi.serving(options, side, library, folder, relay) as bench:
             relay.send({"answer": "started"})
-            local = LocalSide(bench, options)
+            local = LocalSide(bench, options, relay)
             for message in file:
                 fields = json.loads(message)
                 found = local.measure(Step(**{**fields, "point": Point(**fields["point"])}))

@@ -38,10 +38,11 @@ class LocalSide:
 
     bench: Bench
     options: Mapping[str, Any]
+    journal: Journal
 
     def measure(self, step: Step) -> dict[str, Any]:
         """The step's figures."""
-        return measure(self.bench, step, self.options)
+        return measure(self.bench, step, self.options, self.journal.write)
 
 
 @dataclass
@@ -100,14 +101,14 @@ def _start(run: Run, library: Library, context: Context, stack: ExitStack) -> No
         for name in "AB" if options["ab"] else ["AB" if options["ab_model"] else "A"]:
             bench = stack.enter_context(_perf_wire.serving(options, name, library, folder, run.journal))
             run.benches.append(bench)
-            run.sides |= dict.fromkeys(name, LocalSide(bench, options))
+            run.sides |= dict.fromkeys(name, LocalSide(bench, options, run.journal))
         return
     from . import _perf_capi  # noqa: PLC0415
 
     name = "AB" if options["ab_model"] else "A"
     local = stack.enter_context(_perf_capi.serving(options, name, library, folder, run.journal))
     run.benches.append(local)
-    run.sides |= dict.fromkeys(name, LocalSide(local, options))
+    run.sides |= dict.fromkeys(name, LocalSide(local, options, run.journal))
 
 
 def _start_apart(run: Run, context: Context, stack: ExitStack) -> None:

@@ -44,6 +44,7 @@ class Task:
         self.rows: list[tuple[int, int, int, int, int]] = []  # end, latency, naive latency, target, code
         self.codes: list[str] = []
         self.messages: dict[str, str] = {}
+        self.started = self.told = 0  # requests
         self.sent = self.validated = self.wrong = self.cancels = self.sequences = 0
         self.wrong_texts: list[str] = []
         self._lock = threading.Lock()
@@ -95,6 +96,7 @@ class Task:
 
     def choose(self, slot: Slot) -> dict[str, Any]:
         """The model, inputs and settings of the slot's next request."""
+        self.started += 1  # one thread alone sends
         if slot.step == 0:
             slot.target = self.random.choices(range(len(self.names)), self.weights)[0] if len(self.names) > 1 else 0
             if self.length:

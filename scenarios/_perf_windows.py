@@ -9,6 +9,7 @@ from typing import Any
 SLICES = 10  # of a window
 ALIKE = 3  # windows that must agree
 FEWEST = 50  # requests of a window, when measuring goes on until it is stable
+MOST = 4000  # slices, and windows, that are kept of a step
 LEAST_FOR_ERRORS = 100  # requests that must have ended before a share of errors ends a step
 
 
@@ -68,6 +69,30 @@ def join(slices: Sequence[Slice]) -> Window:
     return Window(slices[0].start_s, seconds, completed, errors, total / good if good else 0.0)
 
 
+def thinned(slices: list[Slice]) -> list[Slice]:
+    """The slices, or where they are too many, pairs of neighbours as one: a long run takes no more room."""
+    if len(slices) < MOST:
+        return slices
+    return [_pair(*slices[at : at + 2]) if at + 1 < len(slices) else slices[at] for at in range(0, len(slices), 2)]
+
+
+def _pair(first: Slice, second: Slice) -> Slice:
+    """Two slices as one; its percentiles are those of the two, by the number of their requests."""
+    weights = [piece.completed - piece.errors for piece in (first, second)]
+
+    def mean(name: str) -> float:
+        values = [getattr(first, name), getattr(second, name)]
+        return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights) if any(weights) else 0.0
+
+    return Slice(
+        first.start_s,
+        first.seconds + second.seconds,
+        first.completed + second.completed,
+        first.errors + second.errors,
+        *(mean(name) for name in ("mean_us", "p50_us", "p95_us", "p99_us")),
+    )
+
+
 def stable(windows: Sequence[Window], within: float = 0.1) -> bool | None:
     """Whether throughput and mean latency of the last three windows lie within a share of their mean; None: too few."""
     if len(windows) < ALIKE:
@@ -86,7 +111,7 @@ class Meter:
 
     ``until_stable``: until the last three windows agree, ``most`` windows at most; else the load ends by itself.
     ``allowed_errors`` is the share (0 to 1) of requests that may fail before the step is given up; ``bad`` counts
-    those that matter.
+    those that matter. ``tell`` gets each window as it ends.
     """
 
     window: float  # seconds
@@ -96,6 +121,7 @@ class Meter:
     allowed_errors: float
     take: Callable[[], Iterable[Slice]]
     bad: Callable[[], tuple[int, int]]
+    tell: Callable[[Window], None] = lambda _window: None
     slices: list[Slice] = field(default_factory=list)
     windows: list[Window] = field(default_factory=list)
     ended: str = ""
@@ -112,7 +138,11 @@ class Meter:
             if self.until_stable and window.completed < FEWEST and window.seconds < 2 * self.window:
                 continue
             self.windows.append(window)
+            self.tell(window)
             self._open.clear()
+        self.slices = thinned(self.slices)
+        if len(self.windows) > MOST:
+            del self.windows[: MOST // 2]  # they were told
         completed, failed = self.bad()
         if completed >= LEAST_FOR_ERRORS and failed > self.allowed_errors * completed:
             self.ended = "errors"

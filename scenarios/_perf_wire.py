@@ -26,6 +26,7 @@ from ._perf_server import HOST, TritonServer, statistics
 from ._perf_tally import Tally
 from ._perf_windows import SLICES, Slice
 
+_EXIT = 15  # seconds that the server waits for requests that are still out
 _LEAD_NS = 20_000_000  # until the first request is due, so that all clients know of it
 _LATE = 5.0  # seconds beyond the patience in which clients have to come back
 
@@ -144,8 +145,9 @@ class WireLoad:
                 if message["done"]["failure"]:
                     raise SideDied(f"client process {client.number} failed: {message['done']['failure']}")
                 continue
-            if message["rows"]:
+            if message["rows"] or not message["out"]:  # at a low rate there may be nothing to wait for
                 self._moved = time.monotonic()
+            if message["rows"]:
                 self._tally.add(message["rows"], message["codes"])
             self._told[client.number] = message["now"]
         if client.lines.ended:
@@ -212,7 +214,8 @@ def serving(
         if _triton.is_python_model(prepared.repository / name):
             _triton.require_python_backend(library, prepared.repository / name)
     journal.phase(f"starting tritonserver {side}")
-    arguments = [f"--backend-config=python,shm-region-prefix-name={options['shm_prefix']}"]
+    prefix = f"--backend-config=python,shm-region-prefix-name={options['shm_prefix']}"
+    arguments = [f"--exit-timeout-secs={_EXIT}", prefix]
     server = TritonServer(
         side,
         triton,

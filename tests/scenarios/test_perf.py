@@ -95,6 +95,8 @@ def test_a_step_says_everything(tmp_path: Path, library: tc.Library, protocol: s
         assert step["peak_rss"] > 1 << 20
         assert (step["client_cpu"] is None) == (protocol == "c-api")
         assert step["validated"] > 0
+    told = journal.all_of(journal.read(newest(tmp_path) / "journal.jsonl"), "window")
+    assert len(told) == sum(len(step["windows"]) for step in steps)
     head, *rows = list(csv.reader(table.read_text().splitlines()))
     assert head == ["Concurrency", *_perf_table.COLUMNS]
     assert [row[0] for row in rows] == ["1", "3"]
@@ -282,7 +284,7 @@ def test_a_slower_model_is_a_regression(tmp_path: Path) -> None:
 
 def test_the_same_model_is_no_regression(tmp_path: Path) -> None:
     folder = slow_repository(tmp_path, 1)  # a model that sleeps is as fast on a busy machine
-    few = ("-r", str(folder), "-m", "slow", "--duration", "600ms", "--allow", "50")
+    few = ("-r", str(folder), "-m", "slow", "--duration", "300ms", "--allow", "50")
     assert invoke(*few, "--save", "base").exit_code == 0
     done = invoke(*few, "--compare", "base")
     assert done.exit_code == 0, done.output

@@ -101,6 +101,16 @@ def test_a_given_length_ends_by_itself_but_errors_end_it() -> None:
     assert looks(meter(steady, until_stable=False, bad=(99, 99)), 100) == 100
 
 
+def test_a_long_run_takes_no_more_room() -> None:
+    long = meter([piece(n / 10, 100, 50.0 + n % 2) for n in range(9000)], until_stable=False)
+    looks(long, 9000)
+    assert len(long.slices) < 4000
+    whole = join(long.slices)
+    assert (whole.completed, whole.seconds) == (900_000, pytest.approx(900))
+    assert whole.mean_us == pytest.approx(50.5)
+    assert long.slices[0].p95_us == pytest.approx(101)
+
+
 # Bounds
 
 
