@@ -68,6 +68,9 @@ def errors(run: Run, found: Sequence[Step]) -> Check:
     allowed, harmless = run.options["max_error_rate"], tolerated(run.options)
     asked_for, total = 0, 0
     for step in found:
+        surplus = step["errors"].get("CANCELLED", 0) - step["cancels"]
+        if "CANCELLED" in harmless and surplus > 0:
+            return failed("errors", f"{name_of(step)}: {surplus} requests more were cancelled than should be")
         bad = {code: count for code, count in step["errors"].items() if code not in harmless}
         asked_for += sum(step["errors"].values()) - sum(bad.values())
         count = sum(bad.values())

@@ -21,6 +21,8 @@ from . import _perf_plan as plan
 from .memalloc_command import PlaceType
 
 _METRICS = ("throughput", "p50", "p95")
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command()
@@ -54,15 +56,15 @@ _METRICS = ("throughput", "p50", "p95")
 @click.option("--validate-every", type=click.IntRange(1), default=100, show_default=True, help="Look at every k-th.")
 @click.option("--save", metavar="NAME", help="Keep the figures as a baseline.")
 @click.option("--compare", metavar="NAME", help="Hold the figures against a baseline.")
-@click.option("--baselines", metavar="DIR", type=click.Path(file_okay=False, path_type=Path), help="[RUNS/baselines]")
-@click.option("--allow", type=click.FloatRange(0, 1000), default=10, show_default=True, help="Percent to lose.")
+@click.option("--baselines", metavar="DIR", type=_FOLDER, help="Where they are [RUNS/baselines].")
+@click.option("--allow", type=click.FloatRange(0, 1000), default=10, show_default=True, help="Percent that may go.")
 @click.option("--metric", "metrics", type=click.Choice(_METRICS), multiple=True, help="Judged [throughput and p95].")
 @click.option("--force", is_flag=True, help="Compare across different machines or models.")
 @click.option("--ab", metavar="TRITON", help="Side B is this Triton; the sides take turns.")
 @click.option("--ab-model", metavar="NAME", help="Side B is this model; the sides take turns.")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=8, show_default=True, help="Of A and B.")
 @click.option("--peer", type=click.Choice(["perf_analyzer"]), help="Run it too, on the same model.")
-@click.option("--csv", "csv_file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="As its CSV.")
+@click.option("--csv", "csv_file", metavar="FILE", type=_FILE, help="The table, in perf_analyzer's columns.")
 @click.option("--instances", type=click.IntRange(1, 64), default=1, show_default=True, help="Of our own models.")
 @click.option("--fault", metavar="NAME[:VALUE]", help="Plant a fault in our own model (of side B): slow:MS, ...")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of random arrivals and choices.")

@@ -196,6 +196,25 @@ def test_cancelled_requests_are_no_failures(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "were cancelled or timed out, as asked for" in done.output
     assert steps_of(tmp_path)[0]["errors"]["CANCELLED"] > 5
+    surplus = edited(tmp_path, lambda step: step.update(cancels=1))
+    assert re.match(r"perf: FAIL - errors: concurrency 2: \d+ requests more were cancelled than", surplus)
+
+
+@pytest.mark.parametrize("protocol", ["c-api", "http", "grpc"])
+def test_requests_that_waited_too_long_are_no_failures(tmp_path: Path, library: tc.Library, protocol: str) -> None:
+    needs_server(library, protocol)
+    folder = tmp_path / "models"
+    folder.mkdir()
+    policy = "timeout_action: REJECT default_timeout_microseconds: 100000000 allow_timeout_override: true"
+    extra = "dynamic_batching { default_queue_policy { " + policy + " } }\n"
+    extra += model_repos.parameter("execute_delay_ms", 20)
+    model_repos.copy_model(model_repos.folder("memalloc") / "add_sub_int32_native", folder, extra, "queued")
+    waits = ("--request-timeout", "1ms", "--concurrency", "20", "--requests", "60", "--batch", "8")
+    done = invoke("-r", str(folder), "-m", "queued", "--protocol", protocol, *waits)
+    assert done.exit_code == 0, done.output
+    assert "were cancelled or timed out, as asked for" in done.output
+    (step,) = steps_of(tmp_path)
+    assert set(step["messages"].values()) == {"Request timeout expired"}
 
 
 # Planted faults
