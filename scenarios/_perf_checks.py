@@ -35,7 +35,10 @@ def trouble(run: Run) -> Iterator[Check]:
     for event in all_of(run.ended.events, "failed"):
         yield failed(event["what"], event["text"])
     for event in all_of(run.ended.events, "died"):
-        yield failed("server", event["text"], signal=event.get("signal", ""), log=event.get("log", []))
+        if event.get("what") == "client":  # nothing is known of the server then
+            yield unknown("client", event["text"], log=event.get("log", []))
+        else:
+            yield failed("server", event["text"], signal=event.get("signal", ""), log=event.get("log", []))
 
 
 def stops(run: Run) -> Iterator[Check]:

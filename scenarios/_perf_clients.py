@@ -18,6 +18,7 @@ from harness.processes import text
 from ._perf_client import Lines
 from ._perf_run import SideDied
 
+CLIENT = "client"  # what died, when it is not the server
 _STARTING = 60.0  # seconds for a client to import what it needs
 
 
@@ -71,7 +72,7 @@ class ClientProcess:
         lines = [line for line in text(self.errors).splitlines() if line.strip()]
         why = f": {lines[-1]}" if lines else ""
         code = self.process.wait()
-        return SideDied(f"client process {self.number} ended early with code {code}{why}", log=lines[-20:])
+        return SideDied(f"client process {self.number} ended early with code {code}{why}", what=CLIENT, log=lines[-20:])
 
     def close(self) -> None:
         """Ends it."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from harness.load import watch
+from harness.load import SelfRunning, watch
 from harness.processes import until
 from tritoncapi import Histogram, Interval
 
@@ -61,17 +61,8 @@ class Note(Protocol):
         """Writes it."""
 
 
-class RunningLoad(Protocol):
-    """A load on a server: ``harness.load.SelfRunning`` with its figures."""
-
-    def start(self) -> None:
-        """Begins."""
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Waits; True when it is over."""
-
-    def stop(self) -> None:
-        """Begins nothing more."""
+class RunningLoad(SelfRunning, Protocol):
+    """A load on a server, with its figures."""
 
     def take(self) -> Iterable[Slice]:
         """The slices that were completed since the last call."""

@@ -16,7 +16,7 @@ from tritoncapi import Library, find
 from tritoncapi.errors import LibraryError
 
 from . import _triton
-from ._perf_clients import ClientProcess, require_client
+from ._perf_clients import CLIENT, ClientProcess, require_client
 from ._perf_inputs import input_sets
 from ._perf_measure import Extent, Totals, add_up
 from ._perf_models import Prepared, describe, prepare, validation
@@ -90,7 +90,7 @@ class WireLoad:
         slice_ns = int(bench.options["window"] / SLICES * 1e9)
         self._tally = Tally(bench.models(step.side), step.point.rate is not None, slice_ns)
         self._told: dict[int, int] = {}
-        self._stopped = self._stalled = False
+        self._stopped = False
         self._moved = 0.0
 
     def start(self) -> None:
@@ -143,7 +143,8 @@ class WireLoad:
                 self._running.pop(client.lines.descriptor, None)
                 self._told[client.number] = 2**63
                 if message["done"]["failure"]:
-                    raise SideDied(f"client process {client.number} failed: {message['done']['failure']}")
+                    text = f"client process {client.number} failed: {message['done']['failure']}"
+                    raise SideDied(text, what=CLIENT)
                 continue
             if message["rows"] or not message["out"]:  # at a low rate there may be nothing to wait for
                 self._moved = time.monotonic()
@@ -155,7 +156,6 @@ class WireLoad:
 
     def _give_up(self) -> None:
         """Nothing came back for too long: the clients that still wait are ended, and what is out is lost."""
-        self._stalled = True
         for client in self._running.values():
             client.process.kill()
         raise SideDied(f"no answer for {self._bench.options['patience']:g} s", log=self._bench.server.last_lines())

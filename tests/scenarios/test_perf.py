@@ -404,6 +404,16 @@ def test_a_killed_server_is_a_result(tmp_path: Path, library: tc.Library) -> Non
     assert "perf: FAIL - server: tritonserver A crashed with SIGKILL" in output
 
 
+def test_a_client_that_fails_says_nothing_of_the_server(tmp_path: Path, library: tc.Library) -> None:
+    needs_server(library, "http")
+    assert invoke("--requests", "50", "--protocol", "http").exit_code == 0
+    folder = newest(tmp_path)
+    with (folder / "journal.jsonl").open("a") as file:
+        file.write(json.dumps({"event": "died", "text": "client process 0 ended", "what": "client"}) + "\n")
+    done = CliRunner().invoke(cli.main, ["recheck", str(folder)])
+    assert (done.exit_code, last_line(done.output)) == (3, "perf: UNKNOWN - client: client process 0 ended")
+
+
 def test_interrupted_over_grpc_nothing_runs_on(tmp_path: Path, library: tc.Library) -> None:
     needs_server(library, "grpc")
     command = [str(Path(sys.executable).with_name("tritoncapi-harness")), "perf", "-q", "--protocol", "grpc"]
