@@ -40,6 +40,11 @@ COMMANDS = {
         "a Triton; for -m gpu and -m pinned a GPU; for --backend python or mixed its Python backend and 16 MiB of "
         "/dev/shm for each thread and model",
     ),
+    "perf": Entry(
+        "scenarios.perf_command:command",
+        "Throughput and latency over the C API, HTTP and gRPC; regressions.",
+        "a Triton; for --protocol http and grpc its tritonserver program and tritonclient; for gpu:N and pinned a GPU",
+    ),
     "recheck": Entry("harness.command:recheck", "Judges a saved run again."),
     "demo": Entry("scenarios.demo:command", "Runs memalloc in every form that this machine can run."),
 }

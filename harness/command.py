@@ -46,8 +46,13 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def run_and_report(where: str, options: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Runs the scenario, shows and saves the result, and exits with its code."""
+def run_and_report(
+    where: str,
+    options: Mapping[str, Any],
+    own: Mapping[str, Any],
+    then: Callable[[runner.Result], None] = lambda _result: None,
+) -> None:
+    """Runs the scenario, shows and saves the result, and exits with its code. ``then`` keeps more of the result."""
     from .progress import Progress  # noqa: PLC0415
 
     json_file, quiet = own["json_file"], own["quiet"] or str(own["json_file"]) == "-"
@@ -77,6 +82,7 @@ def run_and_report(where: str, options: Mapping[str, Any], own: Mapping[str, Any
             line = "interrupted before the run began"
         report.console().print(report.verdict_line(name, Verdict.UNKNOWN, line))
         raise SystemExit(ExitCode.UNKNOWN) from None
+    then(result)
     finish(result, json_file, quiet)
 
 

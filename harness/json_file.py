@@ -11,7 +11,7 @@ from typing import Any
 from .errors import LacksError, UsageError
 
 
-def check_writable(path: Path | None) -> None:
+def check_writable(path: Path | None, option: str = "--json") -> None:
     """Raises UsageError now rather than after the measurement."""
     if path is None or str(path) == "-":
         return
@@ -19,7 +19,7 @@ def check_writable(path: Path | None) -> None:
         with path.open("a"):
             pass
     except OSError as error:
-        raise UsageError(f"--json {path}: cannot be written: {error.strerror}") from error
+        raise UsageError(f"{option} {path}: cannot be written: {error.strerror}") from error
 
 
 def write_json(path: Path, result: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from .scenario import Context, Invoke, Operation
 from .workers import together
@@ -96,3 +97,34 @@ class Lasting:
 
             together(self.workers, work)
             settled()
+
+
+class SelfRunning(Protocol):
+    """A load that runs itself, on threads or in processes of its own."""
+
+    def start(self) -> None:
+        """Begins."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits that many seconds at most; True when it is over."""
+
+    def stop(self) -> None:
+        """Begins nothing more; what is under way comes back."""
+
+
+def watch(load: SelfRunning, every: float, look: Callable[[], bool]) -> None:
+    """Starts a load that runs itself and calls ``look`` every so many seconds, and once more when it is over.
+
+    A ``look`` that returns False stops the load. The times do not drift: a late look does not put off the next one.
+    """
+    load.start()
+    began = time.monotonic()
+    number, stopped = 0, False
+    while True:
+        number = max(number + 1, int((time.monotonic() - began) / every))
+        over = load.wait(max(0.0, began + number * every - time.monotonic()))
+        if not look() and not stopped:
+            load.stop()
+            stopped = True
+        if over:
+            return

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from harness.cases import Case
 from harness.child import Ended
 from harness.journal import all_of, last
 from harness.runner import CRASHED
@@ -19,6 +20,7 @@ from harness.scenario import Context, Invoke, Line, Operation, Outcome, Run, Sce
 from harness.verdict import Check, Verdict
 
 from ._litter import LITTER
+from ._matrix_axes import VALUES
 
 LIMIT, FULL_LIMIT = 600.0, 6 * 3600.0  # seconds
 MOST_CRASHES = 20
@@ -136,3 +138,11 @@ def complete(options: dict[str, Any]) -> dict[str, Any]:
     if full["triton"]:  # the child has a working directory of its own
         full["triton"] = os.path.abspath(os.path.expanduser(full["triton"]))
     return full
+
+
+def cases() -> Iterator[Case]:
+    """The pairwise choice for each datatype of the native backend, and for Python models."""
+    for datatype in VALUES["type"]:
+        yield Case(f"native-{datatype}", ("matrix", "--only", f"backend=native,type={datatype}"))
+    yield Case("python", ("matrix", "--only", "backend=python"))
+    yield Case("dlpack", ("matrix", "--only", "backend=dlpack"), gpus=1)

@@ -152,6 +152,9 @@ def test_wheel_is_complete() -> None:
     wheels = sorted((ROOT / "dist").glob("tritoncapi_harness-*.whl"))
     if not wheels:
         pytest.skip("no wheel in dist/: make wheel builds one")
+    newest = max(path.stat().st_mtime for package in PACKAGES for path in (ROOT / package).rglob("*.[cp]*"))
+    if min(wheel.stat().st_mtime for wheel in wheels) < newest:
+        pytest.skip("the wheel in dist/ is older than its sources: make wheel builds one")
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
             names = set(archive.namelist())

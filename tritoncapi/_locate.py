@@ -18,6 +18,7 @@ from .errors import LibraryError, NotATritonError, NoTritonError
 ENVIRONMENT = "TRITONCAPI_TRITON"
 CONTAINER_ROOT = Path("/opt/tritonserver")
 LIBRARY = "libtritonserver.so"
+SERVER = "tritonserver"
 STUB = "triton_python_backend_stub"
 _TEMPORARY = Path("/tmp")
 
@@ -45,6 +46,12 @@ class Triton:
     def repoagents(self) -> Path:
         """The directory with one folder a repository agent."""
         return self.root / "repoagents"
+
+    @property
+    def server(self) -> Path | None:
+        """The program ``tritonserver`` (HTTP, gRPC); None where this Triton comes without it."""
+        path = self.root / "bin" / SERVER
+        return path if path.exists() else None
 
 
 def find(path: str | os.PathLike[str] | None = None) -> Triton:
@@ -105,6 +112,7 @@ def _from_wheel(site: Path) -> Triton:
     why = f"the wheel nvidia-pytriton {version}; no --triton, no ${ENVIRONMENT}, no {CONTAINER_ROOT}"
     if not (root / "lib" / LIBRARY).exists():
         _assemble(site, python, base)
+    _link_server(site, root)
     return Triton(root / "lib" / LIBRARY, root, "wheel", why)
 
 
@@ -130,6 +138,16 @@ def _assemble(site: Path, python: str, base: Path) -> None:
         _put_in_place(fresh, base)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _link_server(site: Path, root: Path) -> None:
+    """Apart from the rest, since roots of earlier versions lack it."""
+    program, link = site.resolve() / "pytriton" / "tritonserver" / "bin" / SERVER, root / "bin" / SERVER
+    if link.exists() or not program.exists():
+        return
+    with suppress(OSError):  # another process was faster, or the cache cannot be written: then there is no server
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(program)
 
 
 def _put_in_place(fresh: Path, base: Path) -> None:

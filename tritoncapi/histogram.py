@@ -86,10 +86,16 @@ class Histogram:
 
     def buckets(self) -> Iterator[tuple[int, int]]:
         """Value (the bucket's middle) and count of the buckets that are not empty, in order."""
+        middles, counts = self.arrays()
+        full = np.flatnonzero(counts)
+        return zip(middles[full].tolist(), counts[full].tolist(), strict=True)
+
+    def arrays(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        """The middles and the counts of all buckets, in order; each histogram has the same buckets."""
         size = self._native.histogram_read(self.address, None, None, 0)
         counts, middles = (ctypes.c_uint64 * size)(), (ctypes.c_uint64 * size)()
         self._native.histogram_read(self.address, counts, middles, size)
-        return ((middle, count) for middle, count in zip(middles, counts, strict=True) if count)
+        return np.frombuffer(middles, np.uint64), np.frombuffer(counts, np.uint64)
 
     def __repr__(self) -> str:
         if not self.count:

@@ -70,13 +70,13 @@ def test_console_script_is_installed() -> None:
 def test_list_has_every_scenario_and_its_needs(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli.main, ["list"])
     assert done.exit_code == 0
-    for name in ("memalloc", "matrix", "multiserver"):
+    for name in ("memalloc", "matrix", "multiserver", "perf"):
         assert name in done.output
-    assert done.output.count("needs a Triton") == 3
+    assert done.output.count("needs a Triton") == 4
     assert "recheck" not in done.output
     CliRunner().invoke(cli.main, ["list", "--json", str(tmp_path / "list.json")])
     facts = json.loads((tmp_path / "list.json").read_text())
-    assert [row["name"] for row in facts["scenarios"]] == ["memalloc", "matrix", "multiserver"]
+    assert [row["name"] for row in facts["scenarios"]] == ["memalloc", "matrix", "multiserver", "perf"]
     assert facts["exit_code"] == 0
     assert CliRunner().invoke(cli.main, ["list", "--json", "/nowhere/list.json"]).exit_code == 2
 
