@@ -168,6 +168,12 @@ def level_check(
 # The samples
 
 
+def quiescent(samples: Sequence[Sample], figure: str) -> tuple[list[float], list[float]]:
+    """What is judged: cycles and the figure there, of the samples that have both, in the order of the cycles."""
+    series = _series(samples, figure)
+    return series.x, series.y
+
+
 def _cycles(sample: Sample) -> float | None:
     return next((number for key in _CYCLES if (number := _number(sample, key)) is not None), None)
 
