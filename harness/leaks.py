@@ -269,6 +269,11 @@ def amount(figure: str, value: float) -> str:
     return f"{_digits(value / factor)} {unit}"
 
 
+def unit(figure: str, value: float) -> tuple[str, int]:
+    """The unit in which ``amount`` writes such a value, and how much of the figure one of it is; "" and 1 for counts."""
+    return _unit(value) if _in_bytes(figure) else ("", 1)
+
+
 def _range(figure: str, low: float, high: float) -> tuple[str, str]:
     """Both ends of a range; bytes in one unit, which stands after the second."""
     if not _in_bytes(figure):

@@ -27,6 +27,7 @@ from .timeline import Timeline, timeline
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _LOG_LINES = 200
+_LOUD = 30  # warnings and errors
 _LINE = 400  # characters of a line of a log
 _STACKS = 60_000  # characters
 _CELLS = 3000  # whose evidence is on the page; those that need a look come first
@@ -136,6 +137,11 @@ class View:
     def folder(self) -> str:
         """The name of the run's folder."""
         return self.result.folder.name
+
+    @property
+    def started(self) -> str:
+        """When it began, with room for a break between date and time."""
+        return visible(str(self.described.get("started") or "not known").replace("T", " "))
 
     @property
     def how(self) -> str:
@@ -261,6 +267,12 @@ class View:
     def figures(self) -> list[tuple[str, str, str]]:
         """Each figure: its name, for people, and in full."""
         return [(visible(name), _shown(name, value), f"{value:.6g}") for name, value in figures(self.result).items()]
+
+    @cached_property
+    def loud(self) -> str:
+        """The last warnings and errors of Triton's log."""
+        lines = [line for line in map(str, self.ended.log) if line[:1] in ("E", "W") and line[1:2].isdigit()]
+        return _tail(lines[-_LOUD:], "")[0]
 
     @cached_property
     def log(self) -> tuple[str, str]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
-from ..leaks import amount, quiescent
+from ..leaks import amount, quiescent, unit
 from ..verdict import Check
 from .figures import series_of
 from .plain import number
@@ -48,6 +49,8 @@ def charts(samples: Sequence[Mapping[str, Any]], checks: Sequence[Check]) -> lis
         check = judged.get(figure)
         growth = _growth(figure, samples, check) if check is not None else Markup("")
         over_time, note = _over_time(figure, points, Scale(0, (end - begin) / 1e9))
+        if growth and min(values) == max(values):
+            over_time = Markup("")  # that chart shows it already
         found.append(Series(figure, over_time, note, growth, check))
     order = {"fail": 0, "unknown": 1, "pass": 2}
     return sorted(found, key=lambda s: (order.get(s.check.verdict.value, 3) if s.check else 4, s.constant))
@@ -64,7 +67,8 @@ def _over_time(figure: str, points: Sequence[Point], x: Scale) -> tuple[Markup, 
         note = f"{ends}; lowest {amount(figure, low)}, highest {amount(figure, high)}; {len(values):,} samples"
         if len(drawn) < len(points):
             note += f", drawn as the lowest and highest in each of {WIDTH} spans of time"
-    frame = Frame(x, bounds(values), seconds, lambda value: amount(figure, value))
+    y = _scale(figure, values, values)
+    frame = Frame(x, y, seconds, _label(figure, y))
     dots = [frame.dot(points[0], "data", amount(figure, low))] if len(points) == 1 else []
     return frame.chart(f"{figure} over time: {note}", [frame.line(drawn, "data")], dots), note
 
@@ -87,8 +91,9 @@ def _growth(figure: str, samples: Sequence[Mapping[str, Any]], check: Check) -> 
         if low is not None and high is not None:
             ends = [[(x, middle[1] + bound * (x - middle[0])) for bound in (low, high)] for x in (first, last)]
             band = [ends[0][0], ends[0][1], middle, ends[1][1], ends[1][0], middle]
-    x = Scale(min(cycles), max(cycles))
-    frame = Frame(x, bounds([*values, *(y for _, y in [*fitted, *band])]), whole, lambda value: amount(figure, value))
+    x = Scale(min(cycles), max(cycles), whole=True)
+    y = _scale(figure, values, [y for _, y in [*fitted, *band]])
+    frame = Frame(x, y, whole, _label(figure, y))
     dots = [
         frame.dot(point, "warm" if n < cut else "data", f"{amount(figure, point[1])} after {point[0]:g} cycles")
         for n, point in enumerate(points)
@@ -99,6 +104,18 @@ def _growth(figure: str, samples: Sequence[Mapping[str, Any]], check: Check) -> 
     lines += [frame.line(fitted, "fit")] if fitted else []
     lines += [] if dots else [frame.line(thinned(points, x), "data")]
     return frame.chart(f"{figure} by the number of cycles: {check.sentence}", lines, dots)
+
+
+def _scale(figure: str, values: Sequence[float], more: Sequence[float]) -> Scale:
+    _, size = unit(figure, max(map(abs, values)))
+    return bounds([*values, *more], unit=size, whole=size == 1 and all(value == int(value) for value in values))
+
+
+def _label(figure: str, y: Scale) -> Callable[[float], str]:
+    """As many digits as tell the ticks apart, which three digits that count need not."""
+    word, size = unit(figure, max(abs(y.low), abs(y.high)))
+    places = max(0, -math.floor(math.log10(y.step(4) / size) + 1e-9))
+    return lambda value: f"{value / size:,.{places}f} {word}".rstrip()
 
 
 def seconds(value: float) -> str:

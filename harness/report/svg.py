@@ -1,7 +1,7 @@
 """Small charts as inline SVG.
 
 Text and circles are placed in percent of the width, so they keep their size on any screen; lines lie in an inner picture
-that is stretched. Colours come from the page's style sheet, by class. Everything that goes in is escaped.
+that is stretched, and the labels of y in one of their own. Colours come from the page's style sheet, by class. Everything that goes in is escaped.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from .plain import visible
 
 WIDTH = 600  # columns of the inner picture; what is finer is drawn as its lowest and highest value
 _FOOT = 18  # pixels below the plot, for the labels of x
-_HEAD = 14  # pixels above the plot: the uppermost label of y stands there
+_HEAD = 8  # pixels above the plot
+_LEFT = 62  # pixels left of the plot, for the labels of y
 Point = tuple[float, float]
 
 
@@ -37,11 +38,16 @@ def _written(value: object) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """From ``low`` to ``high`` (log: both above 0) onto 0 to 1; a single value lies in the middle."""
+    """From ``low`` to ``high`` (log: both above 0) onto 0 to 1; a single value lies in the middle.
+
+    Its ticks are round in multiples of ``unit`` (1024 for KiB); those of counts (``whole``) are whole numbers.
+    """
 
     low: float
     high: float
     log: bool = False
+    unit: float = 1.0
+    whole: bool = False
 
     def __call__(self, value: float) -> float:
         """Where the value lies."""
@@ -56,13 +62,23 @@ class Scale:
         if not self.high > self.low:
             return [self.low]
         if self.log:
-            first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
-            every = max(1, math.ceil((last - first + 1) / most))
-            powers = [10.0**power for power in range(first, last + 1, every)]
-            return powers if len(powers) > 1 else [self.low, self.high]
-        step = _round_up((self.high - self.low) / most)
-        first = math.ceil(self.low / step - 1e-9)
-        return [step * n for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
+            return self._powers(most)
+        step = self.step(most)
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [step * n for n in range(first, min(last, first + 4 * most) + 1)]
+
+    def step(self, most: int = 5) -> float:
+        """How far the ticks are apart."""
+        step = _round_up((self.high - self.low) / self.unit / most)
+        return (max(1.0, step) if self.whole else step) * self.unit
+
+    def _powers(self, most: int) -> list[float]:
+        first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+        factors = (1, 2, 5) if last - first <= 2 else (1,)
+        every = max(1, math.ceil((last - first) / (most + 1)))
+        found = [factor * 10.0**power for power in range(first, last + 1, every) for factor in factors]
+        inside = [value for value in found if self.low * 0.999 <= value <= self.high * 1.001]
+        return inside if inside else [self.low, self.high]
 
 
 def _round_up(step: float) -> float:
@@ -70,14 +86,16 @@ def _round_up(step: float) -> float:
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= step * (1 - 1e-9))
 
 
-def bounds(values: Iterable[float], *, zero: bool = False) -> Scale:
-    """A scale that holds them, with a little air; from 0 on if asked. A constant gets room on both sides."""
+def bounds(values: Iterable[float], *, zero: bool = False, unit: float = 1.0, whole: bool = False) -> Scale:
+    """A scale that holds them, with a little air; from 0 on if asked. A constant lies between 0 and its double."""
     found = list(values)
     low, high = min(found), max(found)
-    if zero and low > 0:
-        low = 0.0
-    room = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
-    return Scale(low if zero and low == 0 else low - room, high + room)
+    if zero:
+        low = min(low, 0.0)
+    if low == high:
+        return Scale(min(0.0, 2 * low), max(0.0, 2 * low) or float(not low), unit=unit, whole=whole)
+    room = (high - low) * 0.06
+    return Scale(low if zero else low - room, high + room, unit=unit, whole=whole)
 
 
 def thinned(points: Sequence[Point], x: Scale, columns: int = WIDTH) -> list[Point]:
@@ -135,38 +153,32 @@ class Frame:
     def chart(self, label: str, lines: Iterable[str], dots: Iterable[str] = ()) -> Markup:
         """The chart; ``label`` says in words what it shows."""
         bottom = _HEAD + self.height
-        parts = [tag("title", visible(label))]
+        names, parts = [], []
         for value in self.y.ticks(4):
             y = _HEAD + (1 - self.y(value)) * self.height
-            parts += [
-                tag("line", x1=0, x2="100%", y1=y, y2=y, class_="grid"),
-                tag("text", self.y_word(value), x=0, y=y - 3, class_="tick"),
-            ]
+            names.append(tag("text", self.y_word(value), x=_LEFT - 6, y=y + 4, text_anchor="end", class_="tick"))
+            parts.append(tag("line", x1=0, x2="100%", y1=y, y2=y, class_="grid"))
+        parts.append(tag("line", x1=0, x2="100%", y1=bottom, y2=bottom, class_="axis"))
         for value in self.x_ticks or self.x.ticks():
             share = self.x(value)
-            anchor = "start" if share < 0.04 else "end" if share > 0.93 else "middle"
             place = f"{_digits(share * 100)}%"
             parts += [
                 tag("line", x1=place, x2=place, y1=bottom, y2=bottom + 4, class_="axis"),
-                tag("text", self.x_word(value), x=place, y=bottom + 15, text_anchor=anchor, class_="tick"),
+                tag("text", self.x_word(value), x=place, y=bottom + 15, text_anchor=anchor(share), class_="tick"),
             ]
-        parts.append(tag("line", x1=0, x2="100%", y1=bottom, y2=bottom, class_="axis"))
-        parts.append(
-            tag(
-                "svg",
-                *lines,
-                x=0,
-                y=_HEAD,
-                width="100%",
-                height=self.height,
-                viewBox=f"0 0 {WIDTH} {self.height}",
-                preserveAspectRatio="none",
-                class_="plot",
-            )
-        )
+        box = f"0 0 {WIDTH} {self.height}"
+        plot = {"width": "100%", "height": self.height, "viewBox": box, "preserveAspectRatio": "none"}
+        parts.append(tag("svg", *lines, x=0, y=_HEAD, class_="plot", **plot))
         parts += [Markup(dot) for dot in dots]
         height = bottom + _FOOT
-        return tag("svg", *parts, width="100%", height=height, role="img", aria_label=visible(label), class_="chart")
+        left = tag("svg", *names, width=_LEFT, height=height)
+        right = tag("svg", *parts, width="100%", height=height)
+        return tag("div", left, right, role="img", aria_label=visible(label), class_="chart")
+
+
+def anchor(share: float) -> str:
+    """Which way a label at this share of the width is to hang, so that it stays inside."""
+    return "start" if share < 0.04 else "end" if share > 0.93 else "middle"
 
 
 def _digits(value: float) -> str:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from .figures import Span, spans_of
 from .plain import number, rows, shortened, visible
 from .series import seconds, whole
-from .svg import WIDTH, Frame, Scale, tag, thinned
+from .svg import WIDTH, Frame, Scale, anchor, tag, thinned
 
 _LANES = 64
 _BARS = 6000  # on one page
@@ -167,9 +167,9 @@ def _axis(x: Scale) -> Markup:
     parts = []
     for value in x.ticks():
         share = x(value)
-        anchor = "start" if share < 0.04 else "end" if share > 0.93 else "middle"
-        parts.append(tag("text", seconds(value), x=f"{100 * share:.2f}%", y=12, text_anchor=anchor, class_="tick"))
-    return tag("svg", *parts, width="100%", height=16, class_="chart", aria_hidden="true")
+        place = f"{100 * share:.2f}%"
+        parts.append(tag("text", seconds(value), x=place, y=12, text_anchor=anchor(share), class_="tick"))
+    return tag("svg", *parts, width="100%", height=16, class_="axis", aria_hidden="true")
 
 
 def _at_once(
@@ -197,7 +197,7 @@ def _at_once(
     peak = max(level for _, level in points)
     span = edges[-1][0] - edges[0][0]
     note = f"{what} at once: at most {peak:g}, {area / span if span > 0 else 0:.2g} in the mean"
-    frame = Frame(x, Scale(0, peak * 1.06), seconds, whole, height=60)
+    frame = Frame(x, Scale(0, peak * 1.06, whole=True), seconds, whole, height=60)
     return frame.chart(note, [frame.line(thinned(points, x), "data", steps=True)]), note
 
 
