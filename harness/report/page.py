@@ -16,10 +16,11 @@ from markupsafe import Markup
 
 from ..leaks import amount
 from ..runner import Result
-from ..verdict import Check, Verdict, overall
+from ..verdict import Check, Verdict
 from . import latency, series
 from .cells import WORDS as OUTCOMES
 from .cells import WORST_FIRST, Cell, HeatMap, cells_of, command_of, heat_map
+from .document import verdict_of
 from .figures import figures, missing_of
 from .plain import mapping, pretty, shortened, visible
 from .steps import Step, steps_of
@@ -50,19 +51,13 @@ def page(results: Sequence[Result]) -> str:
     template = environment.get_template("page.html")
     made = template.render(
         runs=views,
-        verdict=overall_of(results),
+        verdict=verdict_of(results),
         words=WORDS,
         script=Markup(script),
         style=Markup(style),
         policy=f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'",
     )
     return made.encode("utf-8", "replace").decode()
-
-
-def overall_of(results: Iterable[Result]) -> Verdict:
-    """The verdict over all checks of all runs; a run without any is unknown."""
-    verdicts = [result.verdict for result in results]
-    return overall([Check("", verdict, "") for verdict in verdicts])
 
 
 def _hash(text: str) -> str:

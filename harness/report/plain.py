@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..json_file import jsonable
+
 # What XML 1.0 forbids, and HTML calls an error; DEL and the C1 controls are allowed there, but nobody can see them.
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 _PICTURES = 0x2400  # Unicode's pictures of the control characters below 32
@@ -27,19 +29,6 @@ def _picture(found: re.Match[str]) -> str:
 def shortened(text: str, most: int) -> str:
     """The text, or its first ``most`` characters and how many more there were."""
     return text if len(text) <= most else f"{text[:most]}\u2026 ({len(text) - most:,} more characters)"
-
-
-def jsonable(value: Any) -> Any:
-    """The value as JSON has it: what is not finite becomes null, what JSON does not know its text."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [jsonable(inner) for inner in value]
-    return str(value)
 
 
 def pretty(value: Any, most: int = 4000) -> str:
