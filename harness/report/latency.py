@@ -88,13 +88,20 @@ def _percentiles(curves: Sequence[tuple[str, Sequence[Point]]]) -> Curves | None
     # The slowest answer of all has no place on a scale of nines: it ends the line at the right edge.
     lines = [(name, [(min(nines, most), us) for nines, us in line]) for name, line in drawn]
     lines = [(name, [(0.0, line[0][1]), *line]) for name, line in lines]
-    ticks = [math.log10(2), *(float(n) for n in range(1, math.floor(most) + 1))]
-    frame = Frame(
-        Scale(0, most), _decades([us for _, line in lines for _, us in line]), _percent, time, 160, [0.0, *ticks]
-    )
+    y = _decades([us for _, line in lines for _, us in line])
+    frame = Frame(Scale(0, most), y, _percent, time, 160, _apart([0.0, math.log10(2), *map(float, range(1, 20))], most))
     inner = [frame.line(thinned(line, frame.x), f"c{n}", steps=True) for n, (_, line) in enumerate(lines)]
     label = "latency by percentile, log scale"
     return Curves(frame.chart(label, inner), _legend([name for name, _ in lines]), _left_out(curves))
+
+
+def _apart(ticks: Sequence[float], most: float) -> list[float]:
+    """Those that are on the scale and leave each other room for their labels."""
+    kept = [0.0]
+    for tick in ticks:
+        if tick <= most and tick - kept[-1] >= 0.18 * most:
+            kept.append(tick)
+    return kept
 
 
 def _nines(share: float) -> float:
@@ -106,11 +113,12 @@ def _percent(nines: float) -> str:
 
 
 def _decades(values: Sequence[float]) -> Scale:
-    """A log scale; from one power of ten to the next where they span little."""
+    """A log scale that begins and ends at 1, 2 or 5 times a power of ten."""
     low, high = min(values), max(values)
-    if high / low < 30:
-        low, high = 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high) + 1e-9)
-    return Scale(low, high * 1.1, log=True)
+    rounds = [factor * 10.0**power for power in range(-4, 13) for factor in (1, 2, 5)]
+    below = max((each for each in rounds if each <= low), default=low)
+    above = min((each for each in rounds if each >= high * 1.02), default=high)
+    return Scale(below, above, log=True)
 
 
 def _legend(names: Sequence[str]) -> list[tuple[Markup, str]]:

@@ -19,7 +19,7 @@ from ..runner import Result
 from ..verdict import Check, Verdict
 from . import latency, series
 from .cells import WORDS as OUTCOMES
-from .cells import WORST_FIRST, Cell, HeatMap, cells_of, command_of, heat_map
+from .cells import WORST_FIRST, Cell, HeatMap, Spot, cells_of, command_of, heat_map
 from .document import verdict_of
 from .figures import figures, missing_of
 from .plain import mapping, pretty, shortened, visible
@@ -100,6 +100,11 @@ class MatrixView:
                 for n, cell in enumerate(self.cells)
             ],
         }
+
+    @property
+    def spots(self) -> list[Spot]:
+        """The fields of the map, worst first."""
+        return sorted(self.map.spots.values(), key=lambda spot: WORST_FIRST.index(spot.outcome))
 
     @property
     def bad(self) -> list[int]:
@@ -261,7 +266,7 @@ class View:
     @cached_property
     def figures(self) -> list[tuple[str, str, str]]:
         """Each figure: its name, for people, and in full."""
-        return [(visible(name), _shown(name, value), f"{value:.6g}") for name, value in figures(self.result).items()]
+        return [(visible(name), _shown(name, value), f"{value:,.10g}") for name, value in figures(self.result).items()]
 
     @cached_property
     def loud(self) -> str:

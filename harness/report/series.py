@@ -100,9 +100,9 @@ def _growth(figure: str, samples: Sequence[Mapping[str, Any]], check: Check) -> 
     ]
     if len(dots) > WIDTH // 3:
         dots = []
-    lines = [frame.area(band, "band")] if band else []
+    lines = [] if dots else [frame.line(thinned(points, x), "data")]
+    lines += [frame.area(band, "band")] if band else []
     lines += [frame.line(fitted, "fit")] if fitted else []
-    lines += [] if dots else [frame.line(thinned(points, x), "data")]
     return frame.chart(f"{figure} by the number of cycles: {check.sentence}", lines, dots)
 
 

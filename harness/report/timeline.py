@@ -76,12 +76,12 @@ def timeline(events: Sequence[Mapping[str, Any]], samples: Sequence[Mapping[str,
 
 
 def _phases(events: Sequence[Mapping[str, Any]], begin: float, end: float) -> list[_Bar]:
-    found = [
+    found = sorted(
         ((at - begin) / 1e9, str(event.get("name")))
         for event in events
         if event.get("event") == "phase" and (at := number(event.get("time_ns"))) is not None
-    ]
-    ends = [at for at, _ in found[1:]] + [(end - begin) / 1e9]
+    )
+    ends = [at for at, _ in [*found[1:], ((end - begin) / 1e9, "")]][: len(found)]
     return [
         _Bar(at, until, f"phase{n % 2}", f"{name}: {_span(until - at)}")
         for n, ((at, name), until) in enumerate(zip(found, ends, strict=True))

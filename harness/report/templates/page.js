@@ -40,7 +40,8 @@
   // Paper has no folds.
   let folded = [];
   addEventListener("beforeprint", () => {
-    folded = [...document.querySelectorAll("details:not([open])")].filter((at) => !at.matches(".spotlist.pass"));
+    folded = [...document.querySelectorAll("details:not([open])")].filter((at) => !at.matches(".spots *"));
+    for (const at of document.querySelectorAll(".spotlist.fail, .spotlist.unexpected_pass, .spotlist.unknown")) if (!at.open) folded.push(at);
     for (const at of folded) at.open = true;
   });
   addEventListener("afterprint", () => { for (const at of folded) at.open = false; });
