@@ -10,8 +10,12 @@ from typing import Any
 
 from ..json_file import jsonable
 
-# What XML 1.0 forbids, and HTML calls an error; DEL and the C1 controls are allowed there, but nobody can see them.
-_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+# What XML 1.0 forbids and HTML calls an error; DEL and the C1 controls, which nobody can see; and what turns the
+# direction of the text around it, which makes a line say something else than it does.
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b\x0c\x0d\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069"
+    "\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
+)
 _PICTURES = 0x2400  # Unicode's pictures of the control characters below 32
 _LOST = "\ufffd"
 

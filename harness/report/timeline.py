@@ -16,6 +16,8 @@ from .svg import WIDTH, Frame, Scale, anchor, tag, thinned
 
 _LANES = 64
 _BARS = 6000  # on one page
+_SEEN = 2.5  # of WIDTH: the least width of a bar that nobody may miss
+_BAD = ("fail", "unknown")
 _WORST = ("fail", "unknown", "unfinished", "ok")
 
 
@@ -112,7 +114,9 @@ def _chosen(workers: Mapping[str, Sequence[_Bar]]) -> list[str]:
 
 
 def _bars(lanes: Sequence[Sequence[_Bar]], x: Scale, columns: int) -> list[Markup]:
-    return [_lane([_rect(bar, x) for bar in _merged(lane, x.high / columns)]) for lane in lanes]
+    merged = (_merged(lane, x.high / columns) for lane in lanes)
+    # What went wrong lies on top.
+    return [_lane([_rect(bar, x) for bar in sorted(lane, key=lambda bar: bar.kind in _BAD)]) for lane in merged]
 
 
 def _merged(bars: Sequence[_Bar], least: float) -> list[_Bar]:
@@ -142,7 +146,7 @@ def _merged(bars: Sequence[_Bar], least: float) -> list[_Bar]:
 def _rect(bar: _Bar, x: Scale) -> Markup:
     left, right = x(bar.begin) * WIDTH, x(bar.end) * WIDTH
     # A pixel between neighbours, where there is room for it.
-    width = max(right - left - (0.6 if right - left > 3 else 0), 0.5)
+    width = max(right - left - (0.6 if right - left > 3 else 0), _SEEN if bar.kind in _BAD else 0.5)
     return tag("rect", tag("title", visible(bar.says)), x=left, y=0, width=width, height=10, class_=f"bar {bar.kind}")
 
 
