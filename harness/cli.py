@@ -37,7 +37,7 @@ COMMANDS = {
     ),
     "recheck": Entry("harness.command:recheck", "Judges a saved run again."),
     "report": Entry("harness.report_command:command", "Writes saved runs as an HTML page, JUnit XML, or JSON."),
-    "diff": Entry("harness.diff_command:command", "What changed in verdicts and figures from one saved run to another."),
+    "diff": Entry("harness.diff_command:command", "What changed from one saved run to another."),
     "demo": Entry("scenarios.demo:command", "Runs memalloc in every form that this machine can run."),
 }
 

@@ -270,7 +270,7 @@ def amount(figure: str, value: float) -> str:
 
 
 def unit(figure: str, value: float) -> tuple[str, int]:
-    """The unit in which ``amount`` writes such a value, and how much of the figure one of it is; "" and 1 for counts."""
+    """The unit in which ``amount`` writes such a value, and how much one of it is; nothing and 1 for counts."""
     return _unit(value) if _in_bytes(figure) else ("", 1)
 
 

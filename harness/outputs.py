@@ -80,5 +80,3 @@ def _junit(results: Sequence[Result]) -> str:
     from .report.junit import junit  # noqa: PLC0415
 
     return junit(results)
-
-

@@ -1,8 +1,8 @@
 """Cells of a matrix: what a run tried in every combination, and the heat map of it.
 
-A journal line is a cell when it, or its ``value``, has ``cell`` (the cell's name, ``in=cpu,out=gpu:0,...``) and ``outcome``.
-What else it may have: ``axes`` (name -> value; else they are read from the name), ``expected``, ``evidence``, ``ms``,
-``reproduce`` (a command).
+A journal line is a cell when it, or its ``value``, has ``cell`` (the cell's name, ``in=cpu,out=gpu:0,...``) and
+``outcome``. What else it may have: ``axes`` (name -> value; else they are read from the name), ``expected``,
+``evidence``, ``ms``, ``reproduce`` (a command).
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class HeatMap:
 
 
 def heat_map(cells: Sequence[Cell]) -> HeatMap:
-    """Input place and model device by output place, where the axes say so; else the first axes that vary by the last."""
+    """Input place and model device by output place, where there are such axes; else the first axis by the last."""
     axes = list(dict.fromkeys(axis for cell in cells for axis in cell.axes))
     row_axes, column_axis = _sides(axes, cells)
     keys = [tuple(cell.axes.get(axis, "-") for axis in row_axes) for cell in cells]

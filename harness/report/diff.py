@@ -107,12 +107,11 @@ def _verdicts(a: Result, b: Result) -> Iterator[Change]:
     in_a, in_b = _by_name(a.checks), _by_name(b.checks)
     for name in dict.fromkeys([*in_a, *in_b]):
         before, after = in_a.get(name), in_b.get(name)
-        verdicts = (check.verdict.value if check else ABSENT for check in (before, after))
         found = after or before
-        yield Change("check", name, *verdicts, found.sentence if found else "")
+        yield Change("check", name, _verdict(before), _verdict(after), found.sentence if found else "")
     cells_a, cells_b = ({cell.name: cell for cell in cells_of(each.run.ended.events)} for each in (a, b))
     for name in dict.fromkeys([*cells_a, *cells_b]):
-        yield Change("cell", name, *(_outcome(cells.get(name)) for cells in (cells_a, cells_b)), "")
+        yield Change("cell", name, _outcome(cells_a.get(name)), _outcome(cells_b.get(name)), "")
 
 
 def _by_name(checks: Sequence[Check]) -> dict[str, Check]:
@@ -125,6 +124,10 @@ def _by_name(checks: Sequence[Check]) -> dict[str, Check]:
             name = f"{check.name} ({again})"
         found[name] = check
     return found
+
+
+def _verdict(check: Check | None) -> str:
+    return check.verdict.value if check else ABSENT
 
 
 def _outcome(cell: Cell | None) -> str:

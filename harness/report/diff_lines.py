@@ -25,7 +25,14 @@ def lines(found: Difference, most: int | None) -> Iterator[Text | str]:
     """The lines."""
     if found.verdicts:
         rows = [
-            [change.kind, visible(change.name), change.a, change.b, "worse" if change.worse else "", _short(change.sentence)]
+            [
+                change.kind,
+                visible(change.name),
+                change.a,
+                change.b,
+                "worse" if change.worse else "",
+                _short(change.sentence),
+            ]
             for change in sorted(found.verdicts, key=lambda change: not change.worse)
         ]
         yield from table(["verdict of", "name", "A", "B", "", "why (B)"], rows)
@@ -44,7 +51,9 @@ def lines(found: Difference, most: int | None) -> Iterator[Text | str]:
     worse = len(found.worse)
     changed = f"{len(found.verdicts)} verdict{'' if len(found.verdicts) == 1 else 's'} changed"
     figures = f"{len(found.figures)} of {len(found.figures) + found.same_figures} figures differ"
-    yield Text(f"{found.scenario}: {changed}, {worse or 'none'} for the worse; {figures}", style="bold red" if worse else "")
+    yield Text(
+        f"{found.scenario}: {changed}, {worse or 'none'} for the worse; {figures}", style="bold red" if worse else ""
+    )
 
 
 def _short(text: str) -> str:

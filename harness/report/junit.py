@@ -16,7 +16,7 @@ _LOG_LINES = 100
 
 
 def junit(results: Sequence[Result]) -> str:
-    """The XML. Fail is a failure, unknown an error, skipped is skipped: what reads it must not count unknown as passed."""
+    """The XML. Fail is a failure, unknown an error, skipped is skipped: nobody must take unknown for passed."""
     root = ET.Element("testsuites", name="tritoncapi-harness")
     for result in results:
         _suite(root, result)

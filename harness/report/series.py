@@ -24,8 +24,8 @@ class Series:
     figure: str
     chart: Markup
     note: str
-    growth: Markup = Markup("")
-    check: Check | None = None
+    growth: Markup
+    check: Check | None
 
     @property
     def constant(self) -> bool:

@@ -1,8 +1,8 @@
 """Measured steps of a load: latency histograms, percentiles, series by the second.
 
 A journal line is a step when its event, or that of its ``value``, is ``step``. What is read of it, all of it optional:
-``throughput`` (answers a second), ``percentiles_us`` ("p50": us), ``histogram_ns`` ([[ns, count], ...], a value being the
-bucket's highest), ``series`` ([[start_s, completed, errors, mean_ns, max_ns], ...]). Every other text or number
+``throughput`` (answers a second), ``percentiles_us`` ("p50": us), ``histogram_ns`` ([[ns, count], ...], a value being
+the bucket's highest), ``series`` ([[start_s, completed, errors, mean_ns, max_ns], ...]). Every other text or number
 (``protocol``, ``concurrency``) is part of the step's name.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from .plain import mapping, number, rows
@@ -122,6 +123,6 @@ def _point(name: str) -> float | None:
 def _series(value: Any) -> list[Second]:
     lines = [[number(cell) or 0.0 for cell in rows(row)] for row in rows(value)]
     lines = sorted([*line, 0.0, 0.0, 0.0, 0.0][:5] for line in lines if len(line) >= 2)
-    gaps = [after[0] - before[0] for before, after in zip(lines, lines[1:])]
+    gaps = [after[0] - before[0] for before, after in pairwise(lines)]
     usual = min((gap for gap in gaps if gap > 0), default=1.0)
     return [Second(line[0], usual, *line[1:]) for line in lines]

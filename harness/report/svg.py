@@ -1,7 +1,8 @@
 """Small charts as inline SVG.
 
-Text and circles are placed in percent of the width, so they keep their size on any screen; lines lie in an inner picture
-that is stretched, and the labels of y in one of their own. Colours come from the page's style sheet, by class. Everything that goes in is escaped.
+Text and circles are placed in percent of the width, so they keep their size on any screen; lines lie in an inner
+picture that is stretched, and the labels of y in one of their own. Colours come from the page's style sheet, by class.
+Everything that goes in is escaped.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from markupsafe import Markup, escape
 
@@ -25,7 +26,9 @@ Point = tuple[float, float]
 def tag(name: str, *inner: str, **attributes: object) -> Markup:
     """One element; ``_`` in an attribute's name is ``-``, ``class_`` is ``class``; None leaves an attribute out."""
     made = Markup("").join(
-        Markup(' {}="{}"').format(Markup(key.rstrip("_").replace("_", "-") if key != "viewBox" else key), _written(value))
+        Markup(' {}="{}"').format(
+            Markup(key.rstrip("_").replace("_", "-") if key != "viewBox" else key), _written(value)
+        )
         for key, value in attributes.items()
         if value is not None
     )
@@ -131,7 +134,7 @@ class Frame:
         if not points:
             return Markup("")
         way = "M" + self.at(points[0])
-        for before, after in zip(points, points[1:]):
+        for before, after in pairwise(points):
             way += ("L" + self.at((after[0], before[1])) if steps else "") + "L" + self.at(after)
         return tag("path", d=way, class_=f"line {class_}")
 

@@ -72,7 +72,9 @@ def timeline(events: Sequence[Mapping[str, Any]], samples: Sequence[Mapping[str,
     least = x.high / columns
     if sum(len(workers[name]) for name in shown) > 200:
         notes.append(f"operations within {least:.2g} s of a thread are drawn as one bar, in the colour of the worst")
-    marks = [Lane("fault", _marks(events, begin, x))] if any(e.get("event") in ("fault", "struck") for e in events) else []
+    marks = (
+        [Lane("fault", _marks(events, begin, x))] if any(e.get("event") in ("fault", "struck") for e in events) else []
+    )
     kinds = Counter(span.kind for span in spans)
     return Timeline([*marks, *lanes], _axis(x), *_at_once(events, spans, begin, end, x), notes, dict(kinds))
 

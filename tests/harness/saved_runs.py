@@ -53,7 +53,16 @@ def save(
         "environment": {},
     }
     history = [*events, {"event": "end", "time_ns": 100 * SECOND}]
-    full = {"how": "ended", "code": 0, "seconds": 2.5, "signal": "", "stacks": "", "log": [], "errors": [], "leftovers": []}
+    full = {
+        "how": "ended",
+        "code": 0,
+        "seconds": 2.5,
+        "signal": "",
+        "stacks": "",
+        "log": [],
+        "errors": [],
+        "leftovers": [],
+    }
     (folder / "run.json").write_text(json.dumps(described))
     (folder / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
     (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in samples))
@@ -71,7 +80,9 @@ def operations(count: int, threads: int = 4, bad: Sequence[int] = ()) -> list[Li
         kind, text = ("fail", "went wrong") if number in bad else ("ok", "")
         lines.append({"event": "invoke", "time_ns": begin, **names})
         end = begin + 8_000_000 + number % 7 * 100_000
-        lines.append({"event": "op", "time_ns": end, "start_ns": begin, **names, "kind": kind, "text": text, "value": {}})
+        lines.append(
+            {"event": "op", "time_ns": end, "start_ns": begin, **names, "kind": kind, "text": text, "value": {}}
+        )
     return lines
 
 
@@ -137,7 +148,13 @@ def steps(concurrencies: Sequence[int] = (1, 4, 16)) -> list[Line]:
                 for bucket in range(40)
             ],
             "series": [
-                [second, int(12_000 * math.sqrt(concurrency) * (1 - 0.1 * (second % 5 == 0))), 0, 41_000, 900_000 + second]
+                [
+                    second,
+                    int(12_000 * math.sqrt(concurrency) * (1 - 0.1 * (second % 5 == 0))),
+                    0,
+                    41_000,
+                    900_000 + second,
+                ]
                 for second in range(20)
             ],
         }

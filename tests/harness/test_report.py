@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 import saved_runs
 from click.testing import CliRunner, Result
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from saved_runs import HOSTILE, SECOND, cells, operations, sampled, save, steps
 
@@ -79,7 +79,10 @@ def test_page_has_verdict_checks_command_and_parts(tmp_path: Path) -> None:
         {"log": ["E1121 12:00:00 something bad"], "stacks": "Thread 1\n  poll", "errors": ["a warning"]},
         name="perf",
         budgets={"descriptors": 0.02, "heap_in_use": 1 << 20},
-        checks=[["values", "fail", "5 instead of 4", {"first": {"index": 0}, "count": 3}], ["gpu", "skipped", "no GPU"]],
+        checks=[
+            ["values", "fail", "5 instead of 4", {"first": {"index": 0}, "count": 3}],
+            ["gpu", "skipped", "no GPU"],
+        ],
     )
     text = made(folder)
     outline = Outline(text)
@@ -119,11 +122,31 @@ def test_page_is_inert_against_hostile_strings(tmp_path: Path) -> None:
         {"cell": HOSTILE, "outcome": HOSTILE, "axes": {HOSTILE: HOSTILE}, "expected": HOSTILE, "reproduce": HOSTILE},
         {"event": "phase", "time_ns": 5, "name": HOSTILE},
         {"event": "fault", "time_ns": 6, "name": HOSTILE},
-        {"event": "op", "worker": HOSTILE, "number": HOSTILE, "kind": HOSTILE, "start_ns": 3, "time_ns": 9, "text": HOSTILE},
-        {"event": "step", HOSTILE: "x", "protocol": HOSTILE[:50], "percentiles_us": {HOSTILE: 3.0}, "histogram_ns": [[1, 1]]},
+        {
+            "event": "op",
+            "worker": HOSTILE,
+            "number": HOSTILE,
+            "kind": HOSTILE,
+            "start_ns": 3,
+            "time_ns": 9,
+            "text": HOSTILE,
+        },
+        {
+            "event": "step",
+            HOSTILE: "x",
+            "protocol": HOSTILE[:50],
+            "percentiles_us": {HOSTILE: 3.0},
+            "histogram_ns": [[1, 1]],
+        },
     ]
     samples = [{"time_ns": n, HOSTILE: n, "missing": {HOSTILE + "2": HOSTILE}} for n in range(3)]
-    ended = {"log": [HOSTILE, "E1" + HOSTILE], "errors": [HOSTILE], "stacks": HOSTILE, "how": "crashed", "signal": HOSTILE}
+    ended = {
+        "log": [HOSTILE, "E1" + HOSTILE],
+        "errors": [HOSTILE],
+        "stacks": HOSTILE,
+        "how": "crashed",
+        "signal": HOSTILE,
+    }
     folder = save(tmp_path / "run", events, samples, ended, checks=[[HOSTILE, "fail", HOSTILE, {HOSTILE: [HOSTILE]}]])
     described = json.loads((folder / "run.json").read_text())
     described |= {name: {HOSTILE: HOSTILE} for name in ("versions", "machine", "environment")}
@@ -134,10 +157,11 @@ def test_page_is_inert_against_hostile_strings(tmp_path: Path) -> None:
     assert outline.tags.count("script") == 2  # ours, and the cells' data
     assert not {"img"} & set(outline.tags)
     assert not [name for _, name, _ in outline.attributes if name.startswith("on")]
-    assert "49" not in re.findall(r"\{\{ 7 \* 7 \}\}|49 \]\]", text)
+    assert "{{ 7 * 7 }} ]]" in text
     assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202e]", text)
     assert "\u241b[31mred\u2400" in text
-    assert "default-src 'none'" in text
+    policy = next(value for _, name, value in outline.attributes if value and "default-src" in value)
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
 
 
 def test_every_cell_that_needs_a_look_has_its_evidence_and_its_command(tmp_path: Path) -> None:
@@ -174,7 +198,9 @@ def test_cells_without_axes_and_with_odd_ones(tmp_path: Path) -> None:
         "plain": "unexpected_pass",
         "in='; rm -rf /'": "fail",
     }
-    assert report["runs"][0]["cells"][-1]["reproduce"] == """tritoncapi-harness matrix --only 'in='"'"'; rm -rf /'"'"''"""
+    assert (
+        report["runs"][0]["cells"][-1]["reproduce"] == """tritoncapi-harness matrix --only 'in='"'"'; rm -rf /'"'"''"""
+    )
 
 
 def test_steps_percentiles_from_histograms_and_names(tmp_path: Path) -> None:
@@ -250,8 +276,32 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
     max_leaves=12,
 )
-NAMES = ["event", "time_ns", "start_ns", "worker", "number", "kind", "value", "cell", "axes", "outcome", "ms", "evidence"]
-NAMES += ["throughput", "percentiles_us", "histogram_ns", "series", "name", "alive", "cycles", "missing", "label", "rss"]
+NAMES = [
+    "event",
+    "time_ns",
+    "start_ns",
+    "worker",
+    "number",
+    "kind",
+    "value",
+    "cell",
+    "axes",
+    "outcome",
+    "ms",
+    "evidence",
+]
+NAMES += [
+    "throughput",
+    "percentiles_us",
+    "histogram_ns",
+    "series",
+    "name",
+    "alive",
+    "cycles",
+    "missing",
+    "label",
+    "rss",
+]
 LINES = st.lists(
     st.dictionaries(
         st.sampled_from(NAMES),
@@ -263,7 +313,13 @@ LINES = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],  # to shrink one takes minutes
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(events=LINES, samples=LINES)
 def test_no_history_breaks_a_report(tmp_path: Path, events: list[Any], samples: list[Any]) -> None:
     result = runner.judge(save(tmp_path / "run", events, samples))
@@ -273,7 +329,10 @@ def test_no_history_breaks_a_report(tmp_path: Path, events: list[Any], samples: 
 
 
 def test_visible() -> None:
-    assert visible("a\x00\x1b[0m\tb\r\nc\rd\x7f\ud800\ufffe\u202e") == "a\u2400\u241b[0m\tb\nc\u240dd\u2421\ufffd\ufffd\ufffd"
+    assert (
+        visible("a\x00\x1b[0m\tb\r\nc\rd\x7f\ud800\ufffe\u202e")
+        == "a\u2400\u241b[0m\tb\nc\u240dd\u2421\ufffd\ufffd\ufffd"
+    )
     assert visible(3) == "3"
 
 
@@ -320,7 +379,9 @@ def test_json_is_of_its_schema(tmp_path: Path) -> None:
     schema = json.loads(SCHEMA.read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     save(tmp_path / "one", [*cells(), *steps(), *operations(3)], sampled(40), budgets={"descriptors": 0.02})
-    save(tmp_path / "two", ended={}, checks=[["odd", "unknown", "x", {"infinite": float("inf"), "path": [1, {"a": 2}]}]])
+    save(
+        tmp_path / "two", ended={}, checks=[["odd", "unknown", "x", {"infinite": float("inf"), "path": [1, {"a": 2}]}]]
+    )
     for words in (
         ["report", tmp_path / "one", tmp_path / "two"],
         ["recheck", tmp_path / "one"],

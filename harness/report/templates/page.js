@@ -38,13 +38,12 @@
   show();
 
   // Paper has no folds.
-  let folded = [];
+  const folded = [];
+  const onPaper = "details:not(.spots *), .spotlist.fail, .spotlist.unexpected_pass, .spotlist.unknown";
   addEventListener("beforeprint", () => {
-    folded = [...document.querySelectorAll("details:not([open])")].filter((at) => !at.matches(".spots *"));
-    for (const at of document.querySelectorAll(".spotlist.fail, .spotlist.unexpected_pass, .spotlist.unknown")) if (!at.open) folded.push(at);
-    for (const at of folded) at.open = true;
+    for (const at of document.querySelectorAll(onPaper)) if (!at.open) { at.open = true; folded.push(at); }
   });
-  addEventListener("afterprint", () => { for (const at of folded) at.open = false; });
+  addEventListener("afterprint", () => { for (const at of folded.splice(0)) at.open = false; });
 
   // Heat maps: filters by the axes that the map itself does not show, and by outcome.
   const words = { unexpected_pass: "unexpected pass", known: "known defect" };
