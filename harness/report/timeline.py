@@ -17,7 +17,7 @@ from .svg import WIDTH, Frame, Scale, anchor, tag, thinned
 _LANES = 64
 _BARS = 6000  # on one page
 _SEEN = 2.5  # of WIDTH: the least width of a bar that nobody may miss
-_BAD = ("fail", "unknown")
+_BAD = ("fail", "unknown", "unfinished")
 _WORST = ("fail", "unknown", "unfinished", "ok")
 
 
@@ -149,6 +149,7 @@ def _rect(bar: _Bar, x: Scale) -> Markup:
     left, right = x(bar.begin) * WIDTH, x(bar.end) * WIDTH
     # A pixel between neighbours, where there is room for it.
     width = max(right - left - (0.6 if right - left > 3 else 0), _SEEN if bar.kind in _BAD else 0.5)
+    left = max(0.0, min(left, WIDTH - width))
     return tag("rect", tag("title", visible(bar.says)), x=left, y=0, width=width, height=10, class_=f"bar {bar.kind}")
 
 
@@ -190,7 +191,7 @@ def _at_once(
         if len(times) > 1 and (first := times[0]) is not None and (last := times[-1]) is not None
     ]
     what = "servers alive" if alive else "operations under way"
-    between = alive or [(span.begin, end if span.end is None else span.end) for span in spans]
+    between = alive or [(span.begin, end + 1 if span.end is None else span.end) for span in spans]  # they go on
     if len(between) < 2:
         return Markup(""), ""
     edges = sorted([(first, 1) for first, _ in between] + [(last, -1) for _, last in between])

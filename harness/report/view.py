@@ -162,7 +162,7 @@ class View:
             if name in ("slope", "low", "high", "budget", "first", "last", "late_rise") and isinstance(
                 value, (int, float)
             ):
-                yield name, f"{amount(figure, value)}{f' ({value:g})' if abs(value) >= 1024 else ''}"
+                yield name, f"{amount(figure, value)}{f' ({value:,.10g})' if abs(value) >= 1024 else ''}"
                 continue
             yield visible(name), pretty(value)
 

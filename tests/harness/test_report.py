@@ -237,6 +237,7 @@ def test_a_run_that_was_cut_off_shows_what_was_under_way(tmp_path: Path) -> None
     Outline(text)
     assert "its end was not seen" in text
     assert "number 5: unfinished" in text
+    assert "under way at once: at most 2" in text
 
 
 def test_big_runs_stay_small_and_say_what_was_left_out(tmp_path: Path) -> None:
