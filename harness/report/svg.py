@@ -32,7 +32,11 @@ def tag(name: str, *inner: str, **attributes: object) -> Markup:
         for key, value in attributes.items()
         if value is not None
     )
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), made, Markup("").join(escape(part) for part in inner))
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), made, Markup("").join(map(_shown, inner)))
+
+
+def _shown(part: str) -> Markup:
+    return part if isinstance(part, Markup) else escape(visible(part))
 
 
 def _written(value: object) -> str:
@@ -146,7 +150,7 @@ class Frame:
         """A point that says something when pointed at."""
         return tag(
             "circle",
-            tag("title", visible(says)),
+            tag("title", says),
             cx=f"{_digits(self.x(point[0]) * 100)}%",
             cy=_HEAD + (1 - self.y(point[1])) * self.height,
             r=3,
@@ -176,7 +180,7 @@ class Frame:
         height = bottom + _FOOT
         left = tag("svg", *names, width=_LEFT, height=height)
         right = tag("svg", *parts, width="100%", height=height)
-        return tag("div", left, right, role="img", aria_label=visible(label), class_="chart")
+        return tag("div", left, right, role="img", aria_label=label, class_="chart")
 
 
 def anchor(share: float) -> str:

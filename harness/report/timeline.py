@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from .figures import Span, spans_of
-from .plain import number, rows, shortened, visible
+from .plain import number, rows, shortened
 from .series import seconds, whole
 from .svg import WIDTH, Frame, Scale, anchor, tag, thinned
 
@@ -150,7 +150,7 @@ def _rect(bar: _Bar, x: Scale) -> Markup:
     # A pixel between neighbours, where there is room for it.
     width = max(right - left - (0.6 if right - left > 3 else 0), _SEEN if bar.kind in _BAD else 0.5)
     left = max(0.0, min(left, WIDTH - width))
-    return tag("rect", tag("title", visible(bar.says)), x=left, y=0, width=width, height=10, class_=f"bar {bar.kind}")
+    return tag("rect", tag("title", bar.says), x=left, y=0, width=width, height=10, class_=f"bar {bar.kind}")
 
 
 def _lane(inner: Sequence[Markup]) -> Markup:
@@ -166,7 +166,7 @@ def _marks(events: Sequence[Mapping[str, Any]], begin: float, x: Scale) -> Marku
         words = " ".join(str(event[key]) for key in ("name", "what", "state", "text") if event.get(key))
         says = f"{seconds(round((at - begin) / 1e9, 3))}: {event['event']} {words}"
         left = x((at - begin) / 1e9) * WIDTH
-        marks.append(tag("rect", tag("title", visible(says)), x=left, y=0, width=2, height=10, class_="bar mark"))
+        marks.append(tag("rect", tag("title", says), x=left, y=0, width=2, height=10, class_="bar mark"))
     return _lane(marks)
 
 
