@@ -99,8 +99,9 @@ def bounds(values: Iterable[float], *, zero: bool = False, unit: float = 1.0, wh
     low, high = min(found), max(found)
     if zero:
         low = min(low, 0.0)
-    if low == high:
-        return Scale(min(0.0, 2 * low), max(0.0, 2 * low) or float(not low), unit=unit, whole=whole)
+    if high - low <= max(1e-12 * max(abs(low), abs(high)), 1e-290):  # what lies between is rounding
+        level = 2 * low if abs(low) > 1e-290 else 0.0
+        return Scale(min(0.0, level), max(0.0, level) or float(not level), unit=unit, whole=whole)
     room = (high - low) * 0.06
     return Scale(low if zero else low - room, high + room, unit=unit, whole=whole)
 

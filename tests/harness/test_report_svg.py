@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import xml.etree.ElementTree as ET
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.report.svg import WIDTH, Frame, Scale, bounds, tag, thinned
@@ -25,6 +25,7 @@ def test_thinning_keeps_every_peak_and_the_order() -> None:
     assert thinned(points[:1000], x) == points[:1000]
 
 
+@settings(deadline=None)
 @given(FINITE, FINITE, st.booleans())
 def test_ticks_lie_on_the_scale(low: float, high: float, whole: bool) -> None:
     scale = bounds([low, high], whole=whole)
