@@ -74,7 +74,7 @@ class Ended:
     def phase(self) -> str:
         """What it was doing last."""
         event = journal.last(self.events, "phase")
-        return event["name"] if event else "starting up"
+        return str(event.get("name")) if event else "starting up"
 
 
 def run(

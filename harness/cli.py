@@ -46,6 +46,8 @@ COMMANDS = {
         "a Triton; for --protocol http and grpc its tritonserver program and tritonclient; for gpu:N and pinned a GPU",
     ),
     "recheck": Entry("harness.command:recheck", "Judges a saved run again."),
+    "report": Entry("harness.report_command:command", "Writes saved runs as an HTML page, JUnit XML, or JSON."),
+    "diff": Entry("harness.diff_command:command", "What changed from one saved run to another."),
     "demo": Entry("scenarios.demo:command", "Runs memalloc in every form that this machine can run."),
 }
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from . import child, runner
 from .errors import LacksError, UsageError
-from .json_file import check_writable, write_json
+from .options import json_option
+from .outputs import Outputs
 from .verdict import ExitCode, Verdict, exit_code
 
 RUNS = "TRITONCAPI_RUNS"
@@ -26,9 +28,34 @@ def _not_empty(_context: click.Context, _option: click.Parameter, value: Path) -
     return value
 
 
+def _keep(context: click.Context, option: click.Parameter, value: Path | None) -> None:
+    context.meta[f"{__name__}.{option.name}"] = value
+
+
+def _kept(name: str) -> Path | None:
+    context = click.get_current_context(silent=True)
+    path = context.meta.get(f"{__name__}.{name}") if context is not None else None
+    return path if isinstance(path, Path) else None
+
+
+def report_option(name: str, what: str) -> Callable[..., Any]:
+    """``--html``, ``--junit``. Not handed to the command: a scenario's options are what is left of a command's."""
+    return click.option(
+        f"--{name}",
+        f"{name}_file",
+        metavar="FILE",
+        type=click.Path(dir_okay=False, path_type=Path),
+        expose_value=False,
+        callback=_keep,
+        help=f"Write the run as {what}.",
+    )
+
+
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--runs``, ``--quiet``, ``--in-process``."""
+    """``--runs``, ``--quiet``, ``--in-process``, ``--html``, ``--junit``."""
     for decorate in (
+        report_option("junit", "JUnit XML"),
+        report_option("html", "one HTML page"),
         click.option("--in-process", is_flag=True, help="No child process, for debuggers: a crash is then yours."),
         click.option("-q", "--quiet", is_flag=True, help="Only the verdict line."),
         click.option(
@@ -55,8 +82,9 @@ def run_and_report(
     """Runs the scenario, shows and saves the result, and exits with its code. ``then`` keeps more of the result."""
     from .progress import Progress  # noqa: PLC0415
 
-    json_file, quiet = own["json_file"], own["quiet"] or str(own["json_file"]) == "-"
-    check_writable(json_file)
+    outputs = Outputs(own["json_file"], _kept("html_file"), _kept("junit_file"))
+    quiet = own["quiet"] or outputs.on_stdout
+    outputs.check()
     name = where.partition(":")[0].rpartition(".")[2]
     folder = runner.new_folder(own["runs"], name)
     timeout = float(options["timeout"])
@@ -74,25 +102,41 @@ def run_and_report(
     except (child.Interrupted, KeyboardInterrupt):
         with suppress(ValueError):  # another Ctrl-C adds nothing; only the main thread may say so
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        from . import report  # noqa: PLC0415
-
-        line = f"interrupted; what was measured is in {shown(folder)}"
-        if not (folder / runner.RUN).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            line = "interrupted before the run began"
-        report.console().print(report.verdict_line(name, Verdict.UNKNOWN, line))
-        raise SystemExit(ExitCode.UNKNOWN) from None
+        _interrupted(name, folder, outputs)
     then(result)
-    finish(result, json_file, quiet)
+    finish(result, outputs, quiet)
 
 
-def finish(result: runner.Result, json_file: Path | None, quiet: bool) -> None:
-    """Shows and saves a judged run and exits with its code."""
-    if json_file is not None:
-        write_json(json_file, result.as_json())
-    if str(json_file) != "-":
+def _interrupted(name: str, folder: Path, outputs: Outputs) -> NoReturn:
+    """Says so; what was measured until then is judged for the files that were asked for."""
+    from . import report  # noqa: PLC0415
+
+    line = f"interrupted; what was measured is in {shown(folder)}"
+    began = (folder / runner.RUN).exists()
+    if not began:
+        shutil.rmtree(folder, ignore_errors=True)
+        line = "interrupted before the run began"
+    report.console(stderr=outputs.on_stdout).print(report.verdict_line(name, Verdict.UNKNOWN, line))
+    if began and outputs.any:
+        _write(outputs, runner.judge(folder))
+    raise SystemExit(ExitCode.UNKNOWN) from None
+
+
+def finish(result: runner.Result, outputs: Outputs, quiet: bool) -> NoReturn:
+    """Shows and saves a judged run and exits with its code; a file that cannot be written is no pass."""
+    if not outputs.on_stdout:
         show(result, quiet)
-    raise SystemExit(exit_code(result.verdict))
+    whole = _write(outputs, result)
+    code = exit_code(result.verdict)
+    raise SystemExit(code if whole or code != ExitCode.PASS else ExitCode.LACKS)
+
+
+def _write(outputs: Outputs, result: runner.Result) -> bool:
+    sys.stdout.flush()
+    problems = outputs.write([result])
+    for problem in problems:
+        click.echo(f"Error: {problem}", err=True)
+    return not problems
 
 
 def show(result: runner.Result, quiet: bool) -> None:
@@ -121,10 +165,10 @@ def shown(folder: Path) -> str:
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "--json", "json_file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Write it as JSON."
-)
-def recheck(run: Path, json_file: Path | None) -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Only the verdict line.")
+@json_option
+def recheck(run: Path, quiet: bool, json_file: Path | None) -> None:
     """Judges a saved run again, with the checks as they are now."""
-    check_writable(json_file)
-    finish(runner.judge(run), json_file, quiet=False)
+    outputs = Outputs(json_file)
+    outputs.check()
+    finish(runner.judge(run), outputs, quiet)

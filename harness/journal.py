@@ -54,9 +54,9 @@ def read(path: Path) -> list[Event]:
 
 def last(events: list[Event], name: str) -> Event | None:
     """The newest event of this name."""
-    return next((event for event in reversed(events) if event["event"] == name), None)
+    return next((event for event in reversed(events) if event.get("event") == name), None)
 
 
 def all_of(events: list[Event], name: str) -> list[Event]:
     """The events of this name."""
-    return [event for event in events if event["event"] == name]
+    return [event for event in events if event.get("event") == name]

@@ -168,6 +168,12 @@ def level_check(
 # The samples
 
 
+def quiescent(samples: Sequence[Sample], figure: str) -> tuple[list[float], list[float]]:
+    """What is judged: cycles and the figure there, of the samples that have both, in the order of the cycles."""
+    series = _series(samples, figure)
+    return series.x, series.y
+
+
 def _cycles(sample: Sample) -> float | None:
     return next((number for key in _CYCLES if (number := _number(sample, key)) is not None), None)
 
@@ -261,6 +267,11 @@ def amount(figure: str, value: float) -> str:
         return _digits(value)
     unit, factor = _unit(value)
     return f"{_digits(value / factor)} {unit}"
+
+
+def unit(figure: str, value: float) -> tuple[str, int]:
+    """The unit in which ``amount`` writes such a value, and how much one of it is; nothing and 1 for counts."""
+    return _unit(value) if _in_bytes(figure) else ("", 1)
 
 
 def _range(figure: str, low: float, high: float) -> tuple[str, str]:

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ _LINES = 400  # of the log, and of standard error, in a result
 PACKAGES = ("tritoncapi-harness", "numpy", "cuda-bindings", "nvidia-pytriton")
 _HISTORY = "history"  # how many events the journal had
 CRASHED = "crashed"  # in the journal: a child that was followed by another
+FORMAT = 1
+"""Version of the JSON that commands write (docs/report-schema.md): raised when something is taken away or changed."""
+_DESCRIBED = ("command", "started", "versions", "machine", "environment")
 RUN, ENDED, SAMPLES = "run.json", "ended.json", "samples.jsonl"
 
 
@@ -124,6 +127,8 @@ class Result:
     run: Run
     checks: list[Check]
     folder: Path
+    described: Mapping[str, Any] = field(default_factory=dict)
+    """What run.json says: command, versions, machine, environment."""
 
     @property
     def verdict(self) -> Verdict:
@@ -143,12 +148,14 @@ class Result:
         """The result as plain data; a history that is not brief, and the whole log, are in the run's folder only."""
         ended = self.run.ended
         result = {
+            "format": {"name": "tritoncapi-harness-run", "version": FORMAT},
             "scenario": self.scenario.name,
             "verdict": self.verdict.value,
             "exit_code": int(exit_code(self.verdict)),
             "sentence": self.sentence,
             "checks": [check.as_json() for check in self.checks],
             "options": dict(self.run.options),
+            **{name: self.described[name] for name in _DESCRIBED if name in self.described},
             "process": {
                 "how": ended.how,
                 "code": ended.code,
@@ -286,14 +293,14 @@ def judge(folder: Path) -> Result:
     except OSError as error:
         raise UsageError(f"{folder} holds no run that can be read: {error.filename}: {error.strerror}") from error
     if (folder / ENDED).exists():
-        known = {field.name for field in fields(Ended)} | {_HISTORY}
+        known = {each.name for each in fields(Ended)} | {_HISTORY}
         saved |= {key: value for key, value in _load(folder / ENDED).items() if key in known}
     due = saved.pop(_HISTORY, 0)
     past = Run(options, Ended(**saved), samples)
     checks: list[Check] = []
     if len(past.ended.events) < due:
         text = f"only {len(past.ended.events)} of {due} events are left in journal.jsonl: what the run did is not known"
-        return Result(scenario, past, [unknown("history", text)], folder)
+        return Result(scenario, past, [unknown("history", text)], folder, described)
     for checker in scenario.checkers:
         try:
             checks += checker(past)
@@ -303,7 +310,7 @@ def judge(folder: Path) -> Result:
             checks.append(unknown(name, text, traceback=traceback.format_exc()))
     if scenario.planted and overall(checks) == Verdict.PASS:
         checks.append(unknown("planted fault", f"{scenario.planted} was planted, and no check saw anything of it"))
-    return Result(scenario, past, checks, folder)
+    return Result(scenario, past, checks, folder, described)
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Run:
     @property
     def operations(self) -> list[Event]:
         """The operations that ended, in the order in which they did."""
-        return [event for event in self.ended.events if event["event"] == "op"]
+        return [event for event in self.ended.events if event.get("event") == "op"]
 
 
 Invoke = Callable[[Operation], None]

@@ -32,7 +32,9 @@ def test_help_of_every_command(name: str) -> None:
     done = CliRunner().invoke(cli.main, [name, "--help"])
     assert done.exit_code == 0
     assert "--json" in done.output
-    assert ("--triton" in done.output) == (name not in ("recheck", "list"))  # they need no Triton
+    writes_reports = bool(cli.COMMANDS[name].needs) or name == "report"
+    assert ("--html" in done.output and "--junit" in done.output) == writes_reports
+    assert ("--triton" in done.output) == (name not in ("recheck", "list", "report", "diff"))  # they need no Triton
 
 
 def test_unknown_command_and_option() -> None:

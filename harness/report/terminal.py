@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from .child import Ended
-from .verdict import Check, Verdict
+from ..child import Ended
+from ..verdict import Check, Verdict
 
 _STACK_LINES = 30
 _STYLE = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.UNKNOWN: "yellow", Verdict.SKIPPED: "dim"}
