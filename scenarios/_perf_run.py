@@ -136,7 +136,8 @@ def workload(run: Run, operation: Operation) -> Outcome:
         run.over = str(error)
         return Outcome("fail", {}, str(error))
     paired = run.options["two_sides"]
-    run.journal.write("step", number=step.number, key=step.point.key, paired=paired, **found)
+    name = f"{found['protocol']}, {step.point.key}" + (f", side {found['side']}" if paired else "")
+    run.journal.write("step", name=name, number=step.number, key=step.point.key, paired=paired, **found)
     if found["lost"]:
         run.over = "requests never came back before"
     return Outcome("fail" if found["lost"] or found["wrong"] else "ok", asdict(step.point))

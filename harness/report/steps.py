@@ -3,7 +3,8 @@
 A journal line is a step when its event, or that of its ``value``, is ``step``. What is read of it, all of it optional:
 ``throughput`` (answers a second), ``percentiles_us`` ("p50": us), ``histogram_ns`` ([[ns, count], ...], a value being
 the bucket's highest), ``series`` ([[start_s, completed, errors, mean_ns, max_ns], ...]). Every other text or number
-(``protocol``, ``concurrency``) is part of the step's name.
+(``protocol``, ``concurrency``) is part of the step's name, unless it has a ``name``. A series' last row is left out:
+it is hardly ever a whole second.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from .plain import mapping, number, rows
 
-_READ = ("event", "time_ns", "throughput", "percentiles_us", "histogram_ns", "series", "name")
+_READ = ("event", "time_ns", "throughput", "percentiles_us", "histogram_ns", "series", "name", "number", "key")
 _NAMED = 6  # of a step's own fields that make its name
 _POINTS = (50.0, 90.0, 95.0, 99.0, 99.9, 99.99)
 
@@ -66,8 +67,8 @@ def steps_of(events: Iterable[Mapping[str, Any]]) -> list[Step]:
         line = event if event.get("event") == "step" else value if value.get("event") == "step" else None
         if line is None:
             continue
-        own = {str(key): str(inner) for key, inner in line.items() if key not in _READ and _is_label(inner)}
-        name = " ".join(["step", *([str(line["name"])] if line.get("name") else []), *_words(own)])
+        own = {str(key): _label(inner) for key, inner in line.items() if key not in _READ and _is_label(inner)}
+        name = str(line.get("name") or "") or " ".join(["step", *_words(own)])
         taken[name] = taken.get(name, 0) + 1
         histogram = _histogram(line.get("histogram_ns"))
         found.append(
@@ -85,6 +86,14 @@ def steps_of(events: Iterable[Mapping[str, Any]]) -> list[Step]:
 
 def _is_label(value: Any) -> bool:
     return (isinstance(value, str) and len(value) <= 60) or isinstance(value, bool) or number(value) is not None
+
+
+def _label(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1e4 else str(_whole(value))
+
+
+def _whole(value: Any) -> Any:
+    return round(value) if isinstance(value, float) else value
 
 
 def _words(own: Mapping[str, str]) -> list[str]:
@@ -125,4 +134,4 @@ def _series(value: Any) -> list[Second]:
     lines = sorted([*line, 0.0, 0.0, 0.0, 0.0][:5] for line in lines if len(line) >= 2)
     gaps = [after[0] - before[0] for before, after in pairwise(lines)]
     usual = min((gap for gap in gaps if gap > 0), default=1.0)
-    return [Second(line[0], usual, *line[1:]) for line in lines]
+    return [Second(line[0], usual, *line[1:]) for line in (lines[:-1] if len(lines) > 1 else lines)]

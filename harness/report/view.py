@@ -214,6 +214,8 @@ class View:
     def step_columns(self) -> tuple[list[str], list[str]]:
         """The fields and the percentiles that any step has."""
         fields = list(dict.fromkeys(name for step in self.steps for name in step.fields))
+        if len(self.steps) > 1:  # what all share tells nothing of one
+            fields = [name for name in fields if len({step.fields.get(name) for step in self.steps}) > 1]
         points = list(dict.fromkeys(name for step in self.steps for name in step.percentiles_us))
         return fields, points
 
