@@ -121,7 +121,7 @@ def _stopping(settings: Any, journal: Journal, options: dict[str, Any], machine:
             bench.orderly = False
         else:
             try:
-                server.close(timeout=min(60.0, max(5.0, 0.3 * options["timeout"])))
+                server.close(timeout=min(15.0, max(5.0, 0.3 * options["timeout"])))
             except Error as error:
                 text = str(error)
                 bench.orderly = False
