@@ -51,6 +51,7 @@ class CApiBench:
         self.validator: Validator | None = None
         self.lost = False
         self.orderly = True
+        self.current: CApiLoad | None = None
         self.settings: dict[str, Any] = {}
         if options["priority"]:
             self.settings["priority"] = options["priority"]
@@ -63,7 +64,12 @@ class CApiBench:
 
     def load(self, step: Step, extent: Extent) -> CApiLoad:
         """Traffic that has not begun."""
-        return CApiLoad(self, step, extent)
+        self.current = CApiLoad(self, step, extent)
+        return self.current
+
+    def requests(self) -> int:
+        """How many ended in the load that is measured, as of the last look at it; from any thread."""
+        return self.current.codes()[0] if self.current is not None else 0
 
     def statistics(self, model: str) -> dict[str, Any]:
         """Triton's, all versions added."""
@@ -91,7 +97,7 @@ class CApiBench:
             ]
         if options["output"] != "cpu":
             rule = "preferred" if options["output"] == "preferred" else Place.parse(options["output"])
-            allocator = ResponseAllocator(rule, keep_records=False)  # type: ignore[arg-type]
+            allocator = ResponseAllocator(rule, keep_records=False, reuse=True)  # type: ignore[arg-type]
             self.allocator = stack.enter_context(allocator)
         kind = validation(options)
         self.validator = Validator(kind, self.sets) if kind else None

@@ -9,9 +9,10 @@ from harness.journal import all_of, last
 from harness.scenario import Run
 from harness.verdict import Check, failed, passed, skipped, unknown
 
-from ._perf_plan import steps
+from ._perf_plan import lasts, steps
 
 BUSY = 0.1  # of the machine, used by others
+BUDGETS = {"heap_in_use": 1.0, "descriptors": 1e-4, "threads": 1e-4}  # bytes, or counts, a request
 Step = Mapping[str, Any]
 
 
@@ -21,7 +22,7 @@ def judge(run: Run) -> list[Check]:
     checks = [*trouble(run), *complete(run, found)]
     if found:
         checks += [errors(run, found), counts(run, found), values(run, found), *stability(run, found), *notes(found)]
-        checks += regression(run, found)
+        checks += [*growth(run), *regression(run, found)]
     return [*checks, *stops(run)]
 
 
@@ -170,6 +171,17 @@ def notes(found: Sequence[Step]) -> Iterator[Check]:
     passed_over = sum(step["skipped"] for step in found)
     if passed_over:
         yield skipped("samples", f"{passed_over} answers picked for a look were let go, since too many waited")
+
+
+def growth(run: Run) -> Iterator[Check]:
+    """Whether memory, descriptors or threads grow with the requests of one long step."""
+    if not lasts(run.options):
+        return
+    from harness.leaks import growth_check  # noqa: PLC0415 - scipy takes its time
+
+    samples = [sample for sample in run.samples if sample.get("operations")]
+    for figure, budget in BUDGETS.items():
+        yield growth_check(samples, figure, budget, "request")
 
 
 def regression(run: Run, found: Sequence[Step]) -> list[Check]:

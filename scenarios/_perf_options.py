@@ -117,7 +117,11 @@ def _check_fault(full: Mapping[str, Any], names: list[str]) -> None:
     except ValueError as error:
         raise UsageError(f"--fault: {error} (or {models.SLOW}:MILLISECONDS)") from None
     for name in planted:
-        if name in _UNSEEN or name.startswith("leak_"):
+        if name in ("leak_host", "leak_fd"):
+            if not plan.lasts(full):
+                least = f"--duration {plan.LONG:g}s"
+                raise UsageError(f"--fault {name}: perf sees a leak only in one step of {least} or more")
+        elif name in _UNSEEN or name.startswith("leak_"):
             raise UsageError(f"--fault {name}: perf does not see it; memalloc or multiserver does")
     if any(name.endswith("_python") for name in names):
         raise UsageError("--fault needs native models: only the test backend can plant it")

@@ -15,6 +15,7 @@ _RANGE = re.compile(r"([\d.]+):([\d.]+)(?::(x?)([\d.]+))?")
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _MOST = 200  # points
+LONG = 60.0  # seconds; a step that lasts so long is watched for growth
 
 
 @dataclass(frozen=True)
@@ -152,3 +153,9 @@ def titles(found: Sequence[Step]) -> Iterator[str]:
     """What each step is called while it runs."""
     for step in found:
         yield step.point.key + (f", side {step.side}, round {step.round + 1}" if step.side == "B" or step.round else "")
+
+
+def lasts(options: Mapping[str, Any]) -> bool:
+    """Whether it is one step in one process, long enough to see what grows."""
+    long = (options["duration"] or 0) >= LONG
+    return long and options["protocol"] == "c-api" and not options["two_sides"] and len(steps(options)) == 1

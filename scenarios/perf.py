@@ -6,7 +6,7 @@ agree, or for a number of requests or seconds. What was measured is a line of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -17,7 +17,7 @@ from harness.scenario import Context, Line, Operation, Outcome, Run, Scenario
 from harness.verdict import Check, Verdict
 
 from ._litter import LITTER
-from ._perf_plan import steps
+from ._perf_plan import lasts, steps
 
 
 def build(options: Mapping[str, Any]) -> Scenario:
@@ -27,6 +27,8 @@ def build(options: Mapping[str, Any]) -> Scenario:
         system=system,
         workload=workload,
         load=InTurn(len(steps(options))),
+        probes=probes,
+        probe_interval=1.0,
         checkers=[process_check, judge, leftovers_check],
         planted=options["fault"] or "",
         litter=LITTER,
@@ -48,6 +50,16 @@ def workload(run: Any, operation: Operation) -> Outcome:
     from . import _perf_run  # noqa: PLC0415
 
     return _perf_run.workload(run, operation)
+
+
+def probes(context: Context, run: Any) -> Sequence[Any]:
+    """What grows in a long step; the figures of a short one are not disturbed."""
+    if not lasts(context.options):
+        return ()
+    from harness.probes import Probe, descriptors_probe, heap_probe, rss_probe, threads_probe  # noqa: PLC0415
+
+    requests = Probe("requests", lambda: {"operations": run.benches[0].requests() if run.benches else 0})
+    return [requests, heap_probe(), rss_probe(), descriptors_probe(), threads_probe()]
 
 
 def judge(run: Run) -> list[Check]:

@@ -13,9 +13,12 @@ from click.testing import CliRunner, Result
 
 import tritoncapi as tc
 from harness import cli
+from harness.child import Ended
 from harness.errors import UsageError
+from harness.scenario import Run
 from harness.verdict import Verdict
 from scenarios import _perf_baseline as baseline
+from scenarios import _perf_checks
 from scenarios import _perf_compare as compare
 from scenarios import _perf_plan as plan
 from scenarios._perf_inputs import SETS, Validator, input_sets
@@ -286,6 +289,26 @@ def test_inputs_of_every_datatype(datatype: str) -> None:
     assert tc.DataType[datatype].name in {tc.tensor.datatype_of(zeros["IN"]).name, "BF16"}
 
 
+@pytest.mark.parametrize(("leak", "expected"), [(0.0, Verdict.PASS), (2.0, Verdict.FAIL)])
+def test_a_long_step_is_watched_for_growth(leak: float, expected: Verdict) -> None:
+    chosen = {
+        "duration": plan.LONG,
+        "protocol": "c-api",
+        "two_sides": False,
+        "points": [{"concurrency": 1, "rate": None}],
+    }
+    samples: list[dict[str, Any]] = [{"operations": 0, "heap_in_use": 1, "descriptors": 1, "threads": 1}] * 3
+    for number in range(60):  # the warm-up's have no requests; then noise of some KiB around a level, or a slope
+        heap = 10_000_000 + leak * number * 10_000 + 5_000 * ((number * 7) % 5)
+        samples.append({"operations": number * 10_000, "heap_in_use": heap, "descriptors": 8, "threads": 9})
+    checks = list(_perf_checks.growth(Run(chosen, Ended("ended", 0, 1.0, []), samples)))
+    assert [check.name for check in checks] == ["growth of heap_in_use", "growth of descriptors", "growth of threads"]
+    assert [check.verdict for check in checks] == [expected, Verdict.PASS, Verdict.PASS]
+    assert not list(_perf_checks.growth(Run({**chosen, "duration": 5.0}, Ended("ended", 0, 1.0, []), samples)))
+    (unseen, *_) = _perf_checks.growth(Run(chosen, Ended("ended", 0, 1.0, []), []))
+    assert unseen.verdict is Verdict.UNKNOWN
+
+
 def test_shapes_and_batches() -> None:
     assert input_sets(model(shape=[-1, 3], batch=4), options(batch=4))[0]["IN"].shape == (4, 3)
     assert input_sets(model(shape=[-1, -1], batch=4), options(batch=2, shapes={"IN": [5]}))[0]["IN"].shape == (2, 5)
@@ -418,7 +441,7 @@ def invoke(*words: str) -> Result:
         (["--protocol", "http", "-o", "gpu:0"], "over http tensors go from and to the CPU"),
         (["--protocol", "http", "--cancel-rate", "0.1"], "HTTP cannot cancel"),
         (["--fault", "melt"], "unknown fault 'melt'"),
-        (["--fault", "leak_fd"], "perf does not see it"),
+        (["--fault", "leak_fd"], "only in one step of --duration 60s"),
         (["--fault", "slow:1"], "slowness shows only with"),
         (["-m", "add_sub_int32_python", "--fault", "crash"], "--fault needs native models"),
         (["--ab", "/nowhere"], "there is no such file"),
