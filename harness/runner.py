@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import platform
 import shlex
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,11 @@ from typing import Any
 from . import child, journal
 from .child import Ended, Job
 from .errors import LacksError, UsageError
-from .journal import Event, Journal
-from .processes import until
-from .scenario import Context, Fault, Operation, Outcome, Run, Scenario
+from .journal import Journal
+from .roles import SAMPLES, build, execute
+from .scenario import Run, Scenario
 from .verdict import Check, Verdict, exit_code, overall, unknown
 
-_SETTLE = 0.1  # seconds
-_RUNNING = "running"  # the phase in which operations are invoked, unless the scenario says what it does
 _LINES = 400  # of the log, and of standard error, in a result
 PACKAGES = ("tritoncapi-harness", "numpy", "cuda-bindings", "nvidia-pytriton")
 _HISTORY = "history"  # how many events the journal had
@@ -34,89 +30,7 @@ CRASHED = "crashed"  # in the journal: a child that was followed by another
 FORMAT = 1
 """Version of the JSON that commands write (docs/report-schema.md): raised when something is taken away or changed."""
 _DESCRIBED = ("command", "started", "versions", "machine", "environment")
-RUN, ENDED, SAMPLES = "run.json", "ended.json", "samples.jsonl"
-
-
-# In the child
-
-
-def execute(parameters: dict[str, Any], book: Journal, folder: Path) -> bool:
-    """Entry point of the child: builds the scenario and runs its roles. False when the process must end at once."""
-    scenario = build(parameters["scenario"], parameters["options"])
-    context = Context(parameters["options"], book, folder)
-    over = threading.Event()
-    level: list[int] = []
-    with (
-        scenario.system(context) as system,
-        _sampler(scenario.probes(context, system), scenario.probe_interval, folder) as sampler,
-    ):
-
-        def invoke(operation: Operation) -> None:
-            _invoke(scenario, system, operation, book)
-
-        def settled() -> None:
-            done = getattr(system, "operations", 0)
-            _wait_for_threads(level)
-            book.write("settled", operations=done)
-            if sampler is not None:
-                sampler.sample_now("settled", cycles=done)
-
-        threads = [_start_fault(fault, context, system, over) for fault in scenario.faults]
-        book.phase(_RUNNING)
-        try:
-            scenario.load(context, invoke, settled)
-        finally:
-            over.set()
-            for thread in threads:
-                thread.join()
-    return bool(getattr(system, "orderly", True))  # only now: it may be its end that was not orderly
-
-
-def _sampler(probes: Sequence[Any], interval: float, folder: Path) -> AbstractContextManager[Any]:
-    if not probes:
-        return nullcontext()
-    from .sampler import Sampler  # noqa: PLC0415
-
-    return Sampler(probes, folder / SAMPLES, interval)
-
-
-def _wait_for_threads(level: list[int]) -> None:
-    """Waits a moment until there are no more threads than at first: one that was joined may not quite be gone yet."""
-    level.append(len(os.listdir("/proc/self/task")))
-    until(lambda: len(os.listdir("/proc/self/task")) <= level[0], _SETTLE)
-
-
-def _invoke(scenario: Scenario, system: Any, operation: Operation, book: Journal) -> None:
-    names = {"worker": operation.worker, "number": operation.number}
-    book.write("invoke", **names)
-    began = time.monotonic_ns()
-    try:
-        outcome = scenario.workload(system, operation)
-    except Exception as error:  # the workload's own failure: nothing is known of the system
-        outcome = Outcome("unknown", {"traceback": traceback.format_exc()}, f"{type(error).__name__}: {error}")
-    book.write(
-        "op", **names, kind=outcome.kind, start_ns=began, value=dict(outcome.value), text=outcome.text
-    )
-
-
-def _start_fault(fault: Fault, context: Context, system: Any, over: threading.Event) -> threading.Thread:
-    name = getattr(fault, "__name__", type(fault).__name__)
-
-    def act() -> None:
-        context.journal.write("fault", name=name, state="begins")
-        try:
-            fault(context, system, over.is_set)
-        except Exception as error:  # a fault that cannot act is no reason to lose the run
-            context.journal.write("fault", name=name, state="broken", text=str(error))
-        else:
-            context.journal.write("fault", name=name, state="ends")
-
-    thread = threading.Thread(target=act, name=f"fault-{name}", daemon=True)
-    thread.start()
-    return thread
-
-
-# In the parent
+RUN, ENDED = "run.json", "ended.json"
 
 
 @dataclass(frozen=True)
@@ -173,14 +87,6 @@ class Result:
         return {**result, "journal": ended.events} if self.scenario.brief else result
 
 
-def build(where: str, options: Mapping[str, Any]) -> Scenario:
-    """The scenario that ``module:function`` makes of the options."""
-    module, _, function = where.partition(":")
-    made = getattr(importlib.import_module(module), function)(options)
-    assert isinstance(made, Scenario)
-    return made
-
-
 def new_folder(runs: Path, name: str) -> Path:
     """A fresh folder for a run. Raises UsageError when it cannot be made."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -221,7 +127,7 @@ def run(
         write()
         ended = here(parameters, folder)
     else:
-        job = Job("harness.runner:execute", parameters, timeout, scenario.litter)
+        job = Job("harness.roles:execute", parameters, timeout, scenario.litter)
         ended = child.run(job, folder, tick, write)
         while ended.how == "crashed" and ended.seconds < timeout and (change := scenario.resume(ended)) is not None:
             ended = _go_on(job, ended, change, folder, tick)
@@ -327,66 +233,3 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise UsageError(f"{folder} holds no run that can be read: {path.name} is no JSON object")
     return loaded
-
-
-def process_check(run: Run) -> list[Check]:
-    """How the child ended; every scenario's first checker."""
-    from .verdict import failed, passed  # noqa: PLC0415
-
-    ended = run.ended
-    details: dict[str, Any] = {"stacks": ended.stacks, "log": ended.log[-10:], "errors": ended.errors[-10:]}
-    # A scenario that says itself what it does says it better.
-    where = ended.phase + (_outstanding(ended.events) if ended.phase == _RUNNING else "")
-    broken = journal.last(ended.events, "broken")
-    if ended.how == "lost":
-        return [unknown("process", f"the run was cut off while {where}: its end was not seen", **details)]
-    if ended.how == "crashed":
-        return [failed("process", f"Triton crashed with {ended.signal} while {where}", signal=ended.signal, **details)]
-    if ended.how == "hung" and (late := _just_late(ended)):
-        return [unknown("process", late, **details)]
-    if ended.how == "hung":
-        return [failed("process", f"Triton hung while {where}; ended after {ended.seconds:.1f} s", **details)]
-    if broken is not None:
-        return [unknown("process", f"the harness failed while {where}: {broken['text']}", **broken)]
-    if journal.last(ended.events, "end") is None:
-        return [failed("process", f"the run ended early with code {ended.code} while {where}", **details)]
-    idle = [event for event in journal.all_of(ended.events, "fault") if event["state"] == "broken"]
-    faults = [unknown(f"fault {event['name']}", f"it could not act: {event['text']}") for event in idle]
-    return [passed("process", f"ended by itself after {ended.seconds:.2f} s"), *faults]
-
-
-def leftovers_check(run: Run) -> list[Check]:
-    """What the child left behind; every scenario's last checker, as something else is mostly the reason."""
-    from .verdict import failed, passed  # noqa: PLC0415
-
-    ended = run.ended
-    if ended.leftovers:
-        text = f"left behind, and removed: {', '.join(ended.leftovers[:4])}"
-        return [failed("left over", text, leftovers=ended.leftovers)]
-    if ended.how != "ended":
-        return []  # after kill -9 it is the harness that cleans up
-    names = ", ".join(ended.litter)
-    note = f"; but {names} came up meanwhile, of whatever process, and was removed" if names else ""
-    return [passed("left over", f"no process, shared memory or temporary file{note}", litter=ended.litter)]
-
-
-def _just_late(ended: Ended) -> str:
-    """What to say of a run that was still getting on when its time was over; nothing of one that was not."""
-    done = journal.all_of(ended.events, "op")
-    if not done:
-        return ""
-    quiet = max(0.0, ended.seconds - (done[-1]["time_ns"] - ended.events[0]["time_ns"]) / 1e9)
-    if quiet > ended.seconds / 2:
-        return ""
-    return f"--timeout ended a run that was getting on: {len(done)} operations were done, the last {quiet:.1f} s before"
-
-
-def _outstanding(events: list[Event]) -> str:
-    """Which operations were under way at the end."""
-    started = {(event["worker"], event["number"]) for event in events if event["event"] == "invoke"}
-    ended = {(event["worker"], event["number"]) for event in events if event["event"] == "op"}
-    left = sorted(started - ended)
-    if not left:
-        return ""
-    names = ", ".join(f"thread {worker} loop {number}" for worker, number in left[:8])
-    return f" ({names}{' and others' if len(left) > 8 else ''})"

@@ -10,8 +10,9 @@ from dataclasses import replace
 from textwrap import shorten
 from typing import Any
 
+from harness.endings import leftovers_check, process_check
 from harness.journal import Event, last
-from harness.runner import CRASHED, leftovers_check, process_check
+from harness.runner import CRASHED
 from harness.scenario import Run
 from harness.verdict import Check, Verdict, failed, passed, skipped, unknown
 

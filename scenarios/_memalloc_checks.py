@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from harness.child import Ended
+from harness.endings import process_check
 from harness.journal import Event, all_of, last
-from harness.runner import process_check
 from harness.scenario import Run
 from harness.verdict import Check, Verdict, failed, passed, skipped, unknown
 

@@ -20,11 +20,11 @@ import click
 from harness.cases import Case
 from harness.cli import LazyGroup
 from harness.command import run_and_report, run_options
+from harness.endings import leftovers_check, process_check
 from harness.errors import UsageError
 from harness.load import Barrier, Lasting
 from harness.options import Seconds, json_option, timeout_option, triton_option
 from harness.processes import environment
-from harness.runner import leftovers_check, process_check
 from harness.scenario import Context, Operation, Outcome, Run, Scenario
 from model_repos import faults
 

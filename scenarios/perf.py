@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from harness.cases import Case
+from harness.endings import leftovers_check, process_check
 from harness.load import InTurn
-from harness.runner import leftovers_check, process_check
 from harness.scenario import Context, Line, Operation, Outcome, Run, Scenario
 from harness.verdict import Check, Verdict
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.endings import process_check
 from harness.leaks import leak_checks
-from harness.runner import process_check
 from harness.scenario import Run, Scenario
 from harness.verdict import Check, failed, passed, skipped, unknown
 

@@ -469,7 +469,7 @@ command()
 """
 SCENARIO = """
 import threading
-from harness.runner import process_check
+from harness.endings import process_check
 from harness.scenario import Scenario
 from harness.verdict import failed
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from harness import cli, journal, runner
+from harness import cli, endings, journal, runner
 from harness.child import Ended
 from harness.errors import UsageError
 from harness.load import Barrier, InTurn, Lasting
@@ -75,12 +75,12 @@ def build(options: Mapping[str, Any]) -> Scenario:
         faults=[note, broken_fault] if options.get("faults") else [],
         probes=probes,
         planted=options.get("planted", ""),
-        checkers=[runner.process_check, count, *([broken_checker] if options.get("broken") else [])],
+        checkers=[endings.process_check, count, *([broken_checker] if options.get("broken") else [])],
     )
 
 
 def nothing(_options: Mapping[str, Any]) -> Scenario:
-    return Scenario(name="nothing", checkers=[runner.process_check])
+    return Scenario(name="nothing", checkers=[endings.process_check])
 
 
 def here(tmp_path: Path, **options: Any) -> runner.Result:
@@ -128,7 +128,7 @@ def rest(options: Mapping[str, Any]) -> Scenario:
         for number in range(options["done"], options["last"]):
             invoke(Operation(0, number))
 
-    return Scenario("rest", workload=killing, load=load, checkers=[runner.process_check], resume=go_on)
+    return Scenario("rest", workload=killing, load=load, checkers=[endings.process_check], resume=go_on)
 
 
 @pytest.mark.parametrize(("last", "verdict", "done"), [(4, Verdict.PASS, [0, 2, 3]), (6, Verdict.FAIL, [0, 2, 3])])
@@ -198,20 +198,20 @@ BUSY = [{"event": "invoke", "worker": 0, "number": 0}, {"event": "phase", "name"
     ],
 )
 def test_process_check(changes: dict[str, Any], verdict: Verdict, text: str) -> None:
-    (check,) = runner.process_check(ended(**changes))
+    (check,) = endings.process_check(ended(**changes))
     assert check.verdict == verdict
     assert text in check.sentence
 
 
 def test_leftovers_check() -> None:
-    (check,) = runner.leftovers_check(ended())
+    (check,) = endings.leftovers_check(ended())
     assert check.verdict == Verdict.PASS
     for how in ("ended", "crashed"):
-        (check,) = runner.leftovers_check(ended(how=how, leftovers=["process 7 (stub)"]))
+        (check,) = endings.leftovers_check(ended(how=how, leftovers=["process 7 (stub)"]))
         assert check.verdict == Verdict.FAIL
         assert check.sentence == "left behind, and removed: process 7 (stub)"
-    assert runner.leftovers_check(ended(how="crashed")) == []
-    (check,) = runner.leftovers_check(ended(litter=["/tmp/python_env_x"]))
+    assert endings.leftovers_check(ended(how="crashed")) == []
+    (check,) = endings.leftovers_check(ended(litter=["/tmp/python_env_x"]))
     assert check.verdict == Verdict.PASS
     assert "/tmp/python_env_x came up meanwhile" in check.sentence
 
@@ -219,10 +219,10 @@ def test_leftovers_check() -> None:
 def test_a_run_that_was_only_late_is_no_hang() -> None:
     began = {"event": "phase", "name": "running", "time_ns": 0}
     late = {"event": "op", "worker": 0, "number": 0, "time_ns": 9_000_000_000}
-    (check,) = runner.process_check(ended(how="hung", seconds=10.0, events=[began, late]))
+    (check,) = endings.process_check(ended(how="hung", seconds=10.0, events=[began, late]))
     assert check.verdict == Verdict.UNKNOWN
     assert "getting on: 1 operations were done, the last 1.0 s before" in check.sentence
-    (check,) = runner.process_check(ended(how="hung", seconds=30.0, events=[began, late]))
+    (check,) = endings.process_check(ended(how="hung", seconds=30.0, events=[began, late]))
     assert check.verdict == Verdict.FAIL
 
 
@@ -301,7 +301,7 @@ def late(_options: Mapping[str, Any]) -> Scenario:
         made.orderly = False
         threading.Thread(target=threading.Event().wait).start()  # an orderly end would wait for it
 
-    return Scenario("late", system=system, checkers=[runner.process_check])
+    return Scenario("late", system=system, checkers=[endings.process_check])
 
 
 def test_an_end_that_is_not_orderly_is_not_waited_for(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 
 import model_repos
 import tritoncapi as tc
-from harness import cli, journal, runner
+from harness import cli, journal, roles
 from harness.errors import LacksError
 from harness.processes import text, until
 from scenarios import _perf_checks, _perf_clients, _perf_server, _perf_table
@@ -484,5 +484,5 @@ def test_without_the_peer_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_checks_need_no_run() -> None:
-    assert runner.build("scenarios.perf:build", json.loads('{"points": [], "two_sides": false, "fault": null}'))
+    assert roles.build("scenarios.perf:build", json.loads('{"points": [], "two_sides": false, "fault": null}'))
     assert _perf_checks.name_of({"key": "rate 5"}) == "rate 5"
