@@ -53,6 +53,22 @@ class InferenceRequest(Handle):
 
     def __init__(self, server: Server, model: str, version: int = -1) -> None:
         """``version`` -1 lets the model's version policy choose. Raises NotFoundError, UnavailableError."""
+        pointer = server.library.api.InferenceRequestNew(server.pointer, c_name(model, "a model's"), version)
+        self._own(server, model, pointer)
+        server._adopt(self)
+
+    @classmethod
+    def started(
+        cls, server: Server, model: str, pointer: Any, held: dict[str, list[object]], execution: Execution
+    ) -> InferenceRequest:
+        """One that native code made and submitted; ``held`` is what its inputs' data belongs to."""
+        request = cls.__new__(cls)
+        request._own(server, model, pointer)
+        request._held, request._execution = held, execution
+        server._adopt(request)  # now: a server that stops closes it
+        return request
+
+    def _own(self, server: Server, model: str, pointer: Any) -> None:
         self._library = server.library
         self._api = server.library.api
         self._server = server
@@ -65,10 +81,8 @@ class InferenceRequest(Handle):
         self._threads: tuple[int, ...] = ()  # the model answered on these
         self._chosen: Allocator | None = None  # the one in _run
         self._lock = threading.RLock()  # a stopping server closes requests that other threads are about to start
-        pointer = self._api.InferenceRequestNew(server.pointer, c_name(model, "a model's"), version)
         super().__init__(pointer, server)
         self._run.server, self._run.request = server.pointer, pointer
-        server._adopt(self)
 
     # What the request says
 

@@ -30,6 +30,9 @@ const char *tc_bind(void *library) {
   } rows[] = {
 #define ROW(function) {"TRITONSERVER_" #function, offsetof(struct tc_triton, function)}
       ROW(ErrorNew),
+      ROW(InferenceRequestNew),
+      ROW(InferenceRequestAddInput),
+      ROW(InferenceRequestAppendInputData),
       ROW(InferenceRequestSetReleaseCallback),
       ROW(InferenceRequestSetResponseCallback),
       ROW(ServerInferAsync),
@@ -37,6 +40,8 @@ const char *tc_bind(void *library) {
       ROW(InferenceResponseDelete),
       ROW(ErrorDelete),
       ROW(InferenceResponseError),
+      ROW(InferenceResponseOutputCount),
+      ROW(InferenceResponseOutput),
       ROW(ErrorCode),
       ROW(ErrorMessage),
       ROW(InferenceRequestSetFlags),
