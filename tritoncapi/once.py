@@ -52,7 +52,7 @@ class _Form:
         once = Once()
         once.server, once.model, once.version = self._server, self._model, self._version
         once.inputs, once.count = ctypes.addressof(self._inputs), len(self._inputs)
-        once.data_at = data_offset()
+        once.data_at = data_offset() or 0
         once.timeout_ns = int(_FIRST_WAIT * 1e9)
         return _Run(once, len(self._inputs), (self._inputs, self._shapes))
 
@@ -142,7 +142,8 @@ class OneCall:
     def _form(self, server: Server, key: list[object], arrays: _Arrays) -> _Form | None:
         """A new form, or None when an array or a name is not plain."""
         model, version = key[:2]
-        assert isinstance(model, str) and isinstance(version, int)
+        assert isinstance(model, str)
+        assert isinstance(version, int)
         if any(type(name) is not str or raw_address(array) is None for name, array in arrays.items()):
             return None
         if any("\0" in name for name in (model, *arrays)) or server._pointer is None:

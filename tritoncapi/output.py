@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 from ._library import Library
@@ -14,22 +15,33 @@ from ._types import DataType, Error_p, MemoryType
 from .dlpack import TensorView
 from .memory import Buffer
 from .place import CPU, Place
-from .tensor import decode, view_at
+from .tensor import decode, plain_dtype, view_at
 
 if TYPE_CHECKING:
     from .response import InferenceResponse
 
-_DATATYPES = {int(datatype): datatype for datatype in DataType}
-
-Row = tuple[int, str, int, tuple[int, ...], int, int, int, int, "int | None"]
-"""Of one output: index, name, datatype, shape, address, bytes, memory type, device, buffer's user pointer."""
-
-_ROW = struct.Struct("PPPPQQqii8q40s")  # struct tc_output
 _DIMS = 8
 _ROOM = 8  # rows in the first try
+_KIND = struct.Struct(f"QQqii{_DIMS}q40s")
+_ROW = struct.Struct(f"PPPP{_KIND.size}s")  # struct tc_output
 _Rows = ctypes.c_char * (_ROOM * _ROW.size)
-_names: dict[bytes, str] = {}  # decoded once
-_NAMES = 1024
+_KINDS = 1024  # remembered; the next one takes the place of all
+
+
+class _Kind(NamedTuple):
+    """What an output shares with that of other responses, and how NumPy sees it (None: it has to be decoded)."""
+
+    name: str
+    datatype: DataType
+    shape: tuple[int, ...]
+    nbytes: int
+    place: Place
+    dtype: np.dtype[Any] | None
+
+
+_kinds: dict[bytes, _Kind] = {}
+Row = tuple[int, int, int, _Kind]
+"""Of one output: index, address, buffer's user pointer, and the rest."""
 
 
 def read_rows(library: Library, pointer: Any) -> dict[str, Row]:
@@ -46,23 +58,25 @@ def read_rows(library: Library, pointer: Any) -> dict[str, Row]:
         rows = (ctypes.c_char * (room * _ROW.size))()
     found: dict[str, Row] = {}
     for index in range(count.value):
-        row = _ROW.unpack_from(rows, index * _ROW.size)
-        base, userp, shape_at, name_at, dims, nbytes, device, datatype, kind = row[:9]
-        padded = row[-1]
-        name = _names.get(padded) or _name(padded, name_at)
-        shape = row[9 : 9 + dims] if dims <= _DIMS else tuple((ctypes.c_int64 * dims).from_address(shape_at))
-        found[name] = index, name, datatype, shape, base, nbytes, kind, device, userp or None
+        base, userp, shape_at, name_at, raw = _ROW.unpack_from(rows, index * _ROW.size)
+        kind = _kinds.get(raw) or _decoded(raw, shape_at, name_at)
+        found[kind.name] = index, base, userp, kind
     return found
 
 
-def _name(padded: bytes, address: int) -> str:
-    short = padded.rstrip(b"\0")
-    if not short:  # too long for the row, or empty
-        return ctypes.string_at(address).decode()
-    if len(_names) >= _NAMES:
-        _names.clear()
-    name = _names[padded] = short.decode()
-    return name
+def _decoded(raw: bytes, shape_at: int, name_at: int) -> _Kind:
+    nbytes, dims, device, datatype, memory_type, *sizes, short_name = _KIND.unpack(raw)
+    name = short_name.rstrip(b"\0") or ctypes.string_at(name_at)
+    shape = tuple(sizes[:dims] if dims <= _DIMS else (ctypes.c_int64 * dims).from_address(shape_at))
+    place = CPU if memory_type == device == 0 else Place(MemoryType(memory_type), device)
+    known = DataType(datatype)
+    dtype = plain_dtype(known, shape, nbytes) if place.on_host else None
+    kind = _Kind(name.decode(), known, shape, nbytes, place, dtype)
+    if short_name[:1] != b"\0" and dims <= _DIMS:
+        if len(_kinds) >= _KINDS:
+            _kinds.clear()
+        _kinds[raw] = kind
+    return kind
 
 
 class Output:
@@ -74,15 +88,14 @@ class Output:
     """
 
     __slots__ = (
-        *("__weakref__", "_lease", "_response", "address", "datatype", "index", "name", "nbytes", "place", "shape"),
-        "userp",
+        *("__weakref__", "_dtype", "_lease", "_response"),
+        *("address", "datatype", "index", "name", "nbytes", "place", "shape", "userp"),
     )
 
     def __init__(self, response: InferenceResponse, row: Row, lease: Lease) -> None:
-        self.index, self.name, datatype, self.shape, self.address, self.nbytes, kind, device, userp = row
-        self.datatype = _DATATYPES[datatype]
-        self.place = CPU if kind == device == 0 else Place(MemoryType(kind), device)
-        self.userp = userp
+        self.index, self.address, userp, kind = row
+        self.name, self.datatype, self.shape, self.nbytes, self.place, self._dtype = kind
+        self.userp = userp or None
         self._response = response
         self._lease = lease
 
@@ -98,9 +111,10 @@ class Output:
 
     def numpy(self) -> npt.NDArray[Any]:
         """The values: a view for fixed-size elements in host memory, else a copy (GPU, BYTES, BF16 as float32)."""
-        if self.place is CPU or self.place.on_host:
-            found = view_at(self.address, self.nbytes, self.datatype, self.shape, self._lease)
-            return found if found is not None else decode(self.buffer, self.datatype, self.shape)
+        if self._dtype is not None:
+            return view_at(self.address, self.shape, self._dtype, self._lease)
+        if self.place.on_host:
+            return decode(self.buffer, self.datatype, self.shape)
         return decode(self.buffer.tobytes(), self.datatype, self.shape)
 
     def __dlpack__(self, **arguments: Any) -> object:
@@ -112,7 +126,7 @@ class Output:
     def label(self, class_index: int) -> str | None:
         """The model's label for a class of this output (``...ResponseOutputClassificationLabel``), if it has one."""
         response = self._response
-        text = response._api.InferenceResponseOutputClassificationLabel(response.pointer, self.index, class_index)
+        text = response._library.api.InferenceResponseOutputClassificationLabel(response.pointer, self.index, class_index)
         return text.decode() if text else None
 
     def __repr__(self) -> str:

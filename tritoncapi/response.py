@@ -22,6 +22,9 @@ class InferenceResponse(Handle):
     """
 
     noun = "inference response"
+    _rows: dict[str, Row] | None = None  # when they were read
+    _made: dict[str, Output] | None = None
+    _lease: weakref.ref[Lease] | None = None
 
     def __init__(
         self,
@@ -33,23 +36,20 @@ class InferenceResponse(Handle):
         quick: bool = False,
     ) -> None:
         """``quick``: its buffers are on the CPU and belong to a native allocator, so deleting it keeps the lock."""
-        super().__init__(pointer, library, *parents)
+        self._pointer = pointer
+        self._parents = parents
         self._library = library
-        self._api = library.api
         self._quick = quick
         self.final = final
         self.time_ns = time_ns
-        self._rows: dict[str, Row] | None = None
-        self._made: dict[str, Output] = {}
-        self._lease: weakref.ref[Lease] | None = None
 
     @property
     def error(self) -> TritonError | None:
         """The error that this response stands for, or None (``TRITONSERVER_InferenceResponseError``)."""
-        error = self._api.InferenceResponseError(self.pointer)
+        error = self._library.api.InferenceResponseError(self.pointer)
         if not error:
             return None
-        found = self._api.read_error(error)  # the response owns it: read, never deleted
+        found = self._library.api.read_error(error)  # the response owns it: read, never deleted
         assert isinstance(found, TritonError)
         return found
 
@@ -63,20 +63,20 @@ class InferenceResponse(Handle):
     @property
     def model(self) -> tuple[str, int]:
         """Name and version of the model that answered (``TRITONSERVER_InferenceResponseModel``)."""
-        name, version = self._api.InferenceResponseModel(self.pointer)
+        name, version = self._library.api.InferenceResponseModel(self.pointer)
         return name.decode(), version
 
     @property
     def id(self) -> str:
         """The request's id (``TRITONSERVER_InferenceResponseId``)."""
-        return (self._api.InferenceResponseId(self.pointer) or b"").decode()
+        return (self._library.api.InferenceResponseId(self.pointer) or b"").decode()
 
     @property
     def parameters(self) -> dict[str, ParameterValue]:
         """The response's parameters (``TRITONSERVER_InferenceResponseParameter``)."""
         found = {}
-        for index in range(self._api.InferenceResponseParameterCount(self.pointer)):
-            name, kind, address = self._api.InferenceResponseParameter(self.pointer, index)
+        for index in range(self._library.api.InferenceResponseParameterCount(self.pointer)):
+            name, kind, address = self._library.api.InferenceResponseParameter(self.pointer, index)
             found[name.decode()] = read_value(kind, address)
         return found
 
@@ -98,13 +98,16 @@ class InferenceResponse(Handle):
 
     def _output(self, name: str) -> Output:
         row = self._read()[name]
-        found = self._made.get(name)
+        made = self._made
+        if made is None:
+            made = self._made = {}
+        found = made.get(name)
         if found is None:
             lease = self._lease() if self._lease is not None else None
             if lease is None:
                 lease = Lease()
                 self._lease = weakref.ref(lease)
-            found = self._made[name] = Output(self, row, lease)
+            found = made[name] = Output(self, row, lease)
         return found
 
     def __iter__(self) -> Iterator[Output]:
@@ -114,16 +117,15 @@ class InferenceResponse(Handle):
         return len(self._read())
 
     def _dispose(self, pointer: Any) -> None:
-        self._rows = None
-        self._made.clear()
+        self._rows = self._made = None
         lease = self._lease() if self._lease is not None else None
         if lease is None and self._quick:
             error = self._library.native.response_delete(pointer)
             if error:
-                raise self._api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_InferenceResponseDelete")
+                raise self._library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_InferenceResponseDelete")
         elif lease is None:
-            self._api.InferenceResponseDelete(pointer)
+            self._library.api.InferenceResponseDelete(pointer)
         elif self._quick:
             lease.end(self._library.native.response_delete, pointer)
         else:
-            lease.end(self._api.InferenceResponseDelete, pointer)
+            lease.end(self._library.api.InferenceResponseDelete, pointer)

@@ -94,11 +94,14 @@ def data_offset() -> int | None:
     return at
 
 
-def view_at(address: int, nbytes: int, datatype: DataType, shape: tuple[int, ...], owner: object) -> Any:
-    """The plain tensor at a host address as a NumPy array that keeps ``owner`` alive. None: it needs ``decode``."""
+def plain_dtype(datatype: DataType, shape: tuple[int, ...], nbytes: int) -> np.dtype[Any] | None:
+    """The dtype in which such a tensor can be seen where it is. None: it needs ``decode``."""
     dtype = _PLAIN.get(datatype)
-    if dtype is None or not nbytes or math.prod(shape) * dtype.itemsize != nbytes:
-        return None
+    return dtype if dtype is not None and nbytes and math.prod(shape) * dtype.itemsize == nbytes else None
+
+
+def view_at(address: int, shape: tuple[int, ...], dtype: np.dtype[Any], owner: object) -> npt.NDArray[Any]:
+    """The plain tensor at a host address as a NumPy array that keeps ``owner`` alive."""
     memory = _Memory.from_address(address)
     memory.owner = owner
     return np.ndarray(shape, dtype, memory)
