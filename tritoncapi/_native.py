@@ -307,7 +307,7 @@ class Native:
             *(POINTER(c_size_t), POINTER(c_size_t)),
         )
         self.once_run = bind(unlocked, "once_run", c_void_p, c_void_p)
-        self.outputs_read = bind(locked, "outputs_read", c_void_p, c_void_p, c_void_p, c_uint32, POINTER(c_uint32))
+        self.outputs_read = bind(locked, "outputs_read", c_int64, T.InferenceResponse_p, c_void_p, c_uint32)
         self.inbox_new = bind(locked, "inbox_new", c_void_p, POINTER(c_int))
         self.inbox_close = bind(locked, "inbox_close", None, c_void_p)
         self.inbox_collect = bind(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,7 +107,7 @@ class OneCall:
         except IndexError:
             run = form.run()
         try:
-            self._busy[run] = threading.get_ident()
+            self._busy[run] = get_ident()
             # Looked at after that: who closes does it the other way round.
             if self._closed or server._pointer is None:
                 return None
@@ -130,7 +131,7 @@ class OneCall:
         """Lets no more in, and waits until those within have their answer or an InferenceRequest."""
         self._closed = True
         deadline = time.monotonic() + timeout
-        me = threading.get_ident()  # a signal's handler may do this in the midst of a call
+        me = get_ident()  # a signal's handler may do this in the midst of a call
         while True:
             self._left.clear()
             left = deadline - time.monotonic()

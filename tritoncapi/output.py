@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._library import Library
-from ._types import DataType, Error_p, MemoryType
+from ._types import DataType, MemoryType
 from .dlpack import TensorView
 from .memory import Buffer
 from .place import CPU, Place
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .response import InferenceResponse
 
 _DIMS = 8
-_ROOM = 8  # rows in the first try
+_ROOM = 4  # rows in the first try
 _KIND = struct.Struct(f"QQqii{_DIMS}q40s")
 _ROW = struct.Struct(f"PPPP{_KIND.size}s")  # struct tc_output
 _Rows = ctypes.c_char * (_ROOM * _ROW.size)
@@ -47,17 +47,15 @@ Row = tuple[int, int, int, _Kind]
 def read_rows(library: Library, pointer: Any) -> dict[str, Row]:
     """The outputs of a response by name (``TRITONSERVER_InferenceResponseOutput``)."""
     rows: Any = _Rows()
-    room, count = _ROOM, ctypes.c_uint32()
-    while True:
-        error = library.native.outputs_read(pointer, rows, room, count)
-        if error:
-            raise library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_InferenceResponseOutput")
-        if count.value <= room:
-            break
-        room = count.value
-        rows = (ctypes.c_char * (room * _ROW.size))()
+    count = library.native.outputs_read(pointer, rows, _ROOM)
+    if count > _ROOM:
+        rows = (ctypes.c_char * (count * _ROW.size))()
+        count = library.native.outputs_read(pointer, rows, count)
+    if count < 0:  # whichever fails says why
+        for index in range(library.api.InferenceResponseOutputCount(pointer)):
+            library.api.InferenceResponseOutput(pointer, index)
     found: dict[str, Row] = {}
-    for index in range(count.value):
+    for index in range(count):
         base, userp, shape_at, name_at, raw = _ROW.unpack_from(rows, index * _ROW.size)
         kind = _kinds.get(raw) or _decoded(raw, shape_at, name_at)
         found[kind.name] = index, base, userp, kind
@@ -125,8 +123,8 @@ class Output:
 
     def label(self, class_index: int) -> str | None:
         """The model's label for a class of this output (``...ResponseOutputClassificationLabel``), if it has one."""
-        response = self._response
-        text = response._library.api.InferenceResponseOutputClassificationLabel(response.pointer, self.index, class_index)
+        api, pointer = self._response._library.api, self._response.pointer
+        text = api.InferenceResponseOutputClassificationLabel(pointer, self.index, class_index)
         return text.decode() if text else None
 
     def __repr__(self) -> str:

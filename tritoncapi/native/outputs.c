@@ -13,7 +13,7 @@ struct tc_output {
   void *userp;
   const int64_t *shape;
   const char *name;
-  struct {
+  struct tc_output_kind {
     size_t byte_size;
     uint64_t dims;
     int64_t device;
@@ -23,22 +23,23 @@ struct tc_output {
   } kind;
 };
 
-/* Fills as many rows, which are zeros, as there is room for. `*count` is how many outputs the response has. The error is
- * the caller's. */
-TRITONSERVER_Error *tc_outputs_read(
-    TRITONSERVER_InferenceResponse *response, struct tc_output *rows, uint32_t room, uint32_t *count) {
-  *count = 0;
-  TRITONSERVER_Error *error = tc_triton.InferenceResponseOutputCount(response, count);
-  for (uint32_t i = 0; !error && i < *count && i < room; i++) {
+/* Fills as many rows as there is room for. Returns how many outputs the response has; -1 when Triton refuses to say. */
+int64_t tc_outputs_read(TRITONSERVER_InferenceResponse *response, struct tc_output *rows, uint32_t room) {
+  uint32_t count = 0;
+  TRITONSERVER_Error *error = tc_triton.InferenceResponseOutputCount(response, &count);
+  for (uint32_t i = 0; !error && i < count && i < room; i++) {
     struct tc_output *row = &rows[i];
+    struct tc_output_kind *kind = &row->kind;
+    memset(kind, 0, sizeof *kind);
     error = tc_triton.InferenceResponseOutput(
-        response, i, &row->name, &row->kind.datatype, &row->shape, &row->kind.dims, &row->base, &row->kind.byte_size,
-        &row->kind.memory_type, &row->kind.device, &row->userp);
+        response, i, &row->name, &kind->datatype, &row->shape, &kind->dims, &row->base, &kind->byte_size,
+        &kind->memory_type, &kind->device, &row->userp);
     if (error) break;
-    if (row->kind.dims && row->kind.dims <= DIMS)
-      memcpy(row->kind.sizes, row->shape, row->kind.dims * sizeof *row->shape);
+    if (kind->dims && kind->dims <= DIMS) memcpy(kind->sizes, row->shape, kind->dims * sizeof *row->shape);
     size_t length = strnlen(row->name, NAME);
-    if (length < NAME) memcpy(row->kind.short_name, row->name, length);
+    if (length < NAME) memcpy(kind->short_name, row->name, length);
   }
-  return error;
+  if (!error) return count;
+  tc_triton.ErrorDelete(error);
+  return -1;
 }
