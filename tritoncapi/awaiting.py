@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import struct
+import threading
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ._library import Library
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from .request import InferenceRequest
 
 _BATCH = 64
+_ANSWER = struct.Struct("PqqII")  # struct tc_answer
 _Future = asyncio.Future[InferenceResponse]
 _Entry = tuple["_Future | None", "InferenceRequest", Allocator]
 
@@ -28,6 +32,7 @@ class Inbox:
     """One event loop's. It goes with the loop; what is still out then is closed like any request in flight."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, library: Library) -> None:
+        self._loop = weakref.ref(loop)
         self._library = library
         self._native = library.native
         descriptor = ctypes.c_int()
@@ -36,6 +41,7 @@ class Inbox:
             raise OSError("no descriptor for an event loop's inbox")
         self._keys = (ctypes.c_uint64 * _BATCH)()
         self._answers = (Answer * _BATCH)()
+        self._bytes = memoryview(self._answers).cast("B")
         self._waiting: dict[int, _Entry] = {}
         weakref.finalize(self, self._native.inbox_close, self.pointer)
         loop.add_reader(descriptor.value, self._drain)
@@ -48,12 +54,11 @@ class Inbox:
                 error = self._native.call_post(request._run_at, self.pointer)
             finally:
                 # In flight or refused; Ctrl-C in between finds it in flight.
-                execution = request._collect()
+                key = request._collect_posted()
             if error:
                 raise self._library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_ServerInferAsync")
-            assert execution is not None
-            self._waiting[execution.key] = future, request, chosen
-            return execution.key
+            self._waiting[key] = future, request, chosen
+            return key
 
     def forget(self, key: int) -> None:
         """Nobody waits for the response any more. A future left here would keep its loop alive, and this with it."""
@@ -63,21 +68,28 @@ class Inbox:
 
     def _drain(self) -> None:
         count = self._native.inbox_collect(self.pointer, self._keys, self._answers, _BATCH)
-        for number in range(count):
-            key, answer = self._keys[number], self._answers[number]
+        answers = _ANSWER.iter_unpack(self._bytes[: count * _ANSWER.size])
+        for number, (key, answer) in enumerate(zip(self._keys[:count], answers, strict=True)):
             entry = self._waiting.pop(key, None)
             if entry is None:  # Ctrl-C came before it was written down
-                self._native.answers_delete(ctypes.byref(answer), 1)
+                self._native.answers_delete(ctypes.byref(self._answers[number]), 1)
                 continue
             future, request, chosen = entry
+            address, time_ns, thread, final, failed = answer
             response: InferenceResponse | None = None
             try:
-                if answer.response:
-                    pointer = InferenceResponse_p.from_buffer_copy(answer)
-                    response = request._arrived(key, answer, pointer, chosen)
+                if address:
+                    request._arrived(key, thread)
+                    response = InferenceResponse(
+                        InferenceResponse_p.from_buffer_copy(self._answers, number * _ANSWER.size),
+                        *(self._library, chosen, request._server),
+                        final=final != 0,
+                        time_ns=time_ns,
+                        quick=chosen is request._server._default_allocator,
+                    )
                 else:
                     response = the_one(Execution(self._library, key, (chosen, request._server)))
-                if answer.failed or not answer.response:
+                if failed or not address:
                     response.raise_for_error()
             except Error as error:
                 if response is not None:
@@ -94,12 +106,29 @@ class Inbox:
 _inboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Inbox] = weakref.WeakKeyDictionary()
 
 
+class _Latest(threading.local):
+    """The inbox that this thread used last, if there still is one: looking it up anew takes longer."""
+
+    inbox: Callable[[], Inbox | None] = staticmethod(lambda: None)
+
+
+_latest = _Latest()
+
+
+def _inbox(loop: asyncio.AbstractEventLoop, library: Library) -> Inbox:
+    inbox = _latest.inbox()
+    if inbox is None or inbox._loop() is not loop:
+        inbox = _inboxes.get(loop)
+        if inbox is None:
+            inbox = _inboxes[loop] = Inbox(loop, library)
+        _latest.inbox = weakref.ref(inbox)
+    return inbox
+
+
 async def infer_await(request: InferenceRequest, allocator: Allocator | None) -> InferenceResponse:
     """See ``InferenceRequest.infer_await``."""
     loop = asyncio.get_running_loop()
-    inbox = _inboxes.get(loop)
-    if inbox is None:
-        inbox = _inboxes[loop] = Inbox(loop, request._library)
+    inbox = _inbox(loop, request._library)
     future: _Future = loop.create_future()
     key = inbox.post(request, allocator, future)
     try:

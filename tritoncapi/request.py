@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ._handle import Handle
 from ._names import c_name
-from ._native import RUN_RESPONSE, Answer, Run
+from ._native import RUN_RESPONSE, Run
 from ._types import DataType, Error_p, InferenceResponse_p, MemoryType, ParameterType, RequestFlag
 from .allocator import Allocator
 from .attributes import BufferAttributes
@@ -74,7 +74,8 @@ class InferenceRequest(Handle):
         self._server = server
         self.model = model
         self._held: dict[str, list[object]] = {}  # what the appended addresses belong to
-        self._execution: Execution | None = None
+        self._current: Execution | None = None
+        self._posted = 0  # key of a call that nobody needed an Execution for so far
         self._run = Run()
         self._run_at = ctypes.addressof(self._run)
         self._running = False  # within one native call, which holds the lock
@@ -99,6 +100,21 @@ class InferenceRequest(Handle):
         if self._running:
             return self._run.key != 0  # submitted: from now on it can be cancelled
         return self._execution is not None and not self._execution.done
+
+    @property
+    def _execution(self) -> Execution | None:
+        """What is in flight, or was the last time."""
+        if self._posted:
+            with self._lock:
+                key, self._posted = self._posted, 0
+                if key:
+                    self._current = Execution(self._library, key, (self._chosen, self._server))
+        return self._current
+
+    @_execution.setter
+    def _execution(self, execution: Execution | None) -> None:
+        self._current = execution
+        self._posted = 0
 
     @property
     def id(self) -> str:
@@ -357,7 +373,7 @@ class InferenceRequest(Handle):
         response = self._response(run, pointer, self._chosen)
         return checked(response) if run.failed else response
 
-    def _response(self, answer: Run | Answer, pointer: Any, chosen: Allocator | None) -> InferenceResponse:
+    def _response(self, answer: Run, pointer: Any, chosen: Allocator | None) -> InferenceResponse:
         return InferenceResponse(
             *(pointer, self._library, chosen, self._server),
             final=bool(answer.final),
@@ -365,22 +381,32 @@ class InferenceRequest(Handle):
             quick=chosen is self._server._default_allocator,
         )
 
-    def _arrived(self, key: int, answer: Answer, pointer: Any, chosen: Allocator) -> InferenceResponse:
-        """The whole answer to the call ``key``, which is closed by now."""
-        with self._lock:
-            execution = self._execution
-            if execution is not None and execution.key == key:
-                self._execution = None
-            self._answered_on(answer.thread)
-        return self._response(answer, pointer, chosen)
+    def _collect_posted(self) -> int:
+        """As ``_collect``, for a call that is in flight or was refused. Returns its key, 0 for none."""
+        run = self._run
+        self._posted, run.key = run.key, 0
+        self._running = False
+        return self._posted
 
-    async def infer_await(self, *, allocator: Allocator | None = None) -> InferenceResponse:
+    def _arrived(self, key: int, thread: int) -> None:
+        """The whole answer to the call ``key`` came; the call is closed by now."""
+        if self._posted == key:
+            self._posted = 0  # who makes an Execution of it in this moment finds it done
+        else:
+            with self._lock:
+                execution = self._execution
+                if execution is not None and execution.key == key:
+                    self._execution = None
+        if thread not in self._threads:
+            self._answered_on(thread)
+
+    def infer_await(self, *, allocator: Allocator | None = None) -> Coroutine[Any, Any, InferenceResponse]:
         """Runs the request in a coroutine; errors as for ``infer``. Cancelling the task cancels the request.
 
         The quickest way in asyncio: no thread and no future of another kind lies between Triton and the event loop,
         which must be able to watch descriptors (``loop.add_reader``).
         """
-        return await infer_await(self, allocator)
+        return infer_await(self, allocator)
 
     def infer_async(
         self, *, allocator: Allocator | None = None, trace: Trace | None = None
