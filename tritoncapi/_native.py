@@ -314,6 +314,7 @@ class Native:
             locked, "inbox_collect", c_size_t, c_void_p, POINTER(c_uint64), POINTER(Answer), c_size_t
         )
         self.call_post = bind(unlocked, "call_post", c_void_p, c_void_p, c_void_p)
+        self.calls_post = bind(unlocked, "calls_post", c_size_t, c_void_p, c_void_p, c_size_t, c_void_p)
         self.answers_delete = bind(unlocked, "answers_delete", c_void_p, POINTER(Answer), c_size_t)
         self.response_delete = bind(locked, "response_delete", c_void_p, c_void_p)
         self.call_wait = bind(unlocked, "call_wait", c_int, c_uint64, c_int64, c_int, POINTER(State))

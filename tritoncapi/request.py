@@ -30,6 +30,7 @@ from .tensor import datatype_of, encode, raw_address
 from .trace import Trace
 
 if TYPE_CHECKING:
+    from .awaiting import Inbox
     from .server import Server
 
 InputData = npt.ArrayLike | TensorView | Any
@@ -75,6 +76,7 @@ class InferenceRequest(Handle):
         self.model = model
         self._held: dict[str, list[object]] = {}  # what the appended addresses belong to
         self._current: Execution | None = None
+        self._queued_in: Inbox | None = None  # to be submitted soon
         self._posted = 0  # key of a call that nobody needed an Execution for so far
         self._run = Run()
         self._run_at = ctypes.addressof(self._run)
@@ -97,6 +99,8 @@ class InferenceRequest(Handle):
     @property
     def in_flight(self) -> bool:
         """True from ``start`` until the final response and the release have both come."""
+        if self._queued_in is not None:
+            self._queued_in.flush()
         if self._running:
             return self._run.key != 0  # submitted: from now on it can be cancelled
         return self._execution is not None and not self._execution.done
@@ -104,6 +108,8 @@ class InferenceRequest(Handle):
     @property
     def _execution(self) -> Execution | None:
         """What is in flight, or was the last time."""
+        if self._queued_in is not None:
+            self._queued_in.flush()
         if self._posted:
             with self._lock:
                 key, self._posted = self._posted, 0
@@ -386,6 +392,7 @@ class InferenceRequest(Handle):
         run = self._run
         self._posted, run.key = run.key, 0
         self._running = False
+        self._queued_in = None
         return self._posted
 
     def _arrived(self, key: int, thread: int) -> None:
@@ -440,6 +447,8 @@ class InferenceRequest(Handle):
 
     def cancel(self) -> None:
         """Asks Triton to cancel the request; at any time after it was submitted (``...RequestCancel``)."""
+        if self._queued_in is not None:
+            self._queued_in.flush()
         self._api.InferenceRequestCancel(super().pointer)
 
     @property

@@ -34,12 +34,12 @@ struct tc_once {
 static TRITONSERVER_Error *give_inputs(struct tc_once *once) {
   for (size_t i = 0; i < once->count; i++) {
     const struct tc_input *input = &once->inputs[i];
-    once->call = "TRITONSERVER_InferenceRequestAddInput";
+    once->call = "InferenceRequestAddInput";
     TRITONSERVER_Error *error = tc_triton.InferenceRequestAddInput(
         once->request, input->name, input->datatype, input->shape, input->dims);
     if (error) return error;
     const void *data = *(const void *const *)(once->arrays[i] + once->data_at);
-    once->call = "TRITONSERVER_InferenceRequestAppendInputData";
+    once->call = "InferenceRequestAppendInputData";
     error = tc_triton.InferenceRequestAppendInputData(
         once->request, input->name, data, input->byte_size, TC_MEMORY_CPU, 0);
     if (error) return error;
@@ -77,7 +77,7 @@ TRITONSERVER_Error *tc_once_run(struct tc_once *once) {
   once->request = NULL;
   once->response = NULL;
   once->key = 0;
-  once->call = "TRITONSERVER_InferenceRequestNew";
+  once->call = "InferenceRequestNew";
   TRITONSERVER_Error *error =
       tc_triton.InferenceRequestNew(&once->request, once->server, once->model, once->version);
   if (error) return error;
