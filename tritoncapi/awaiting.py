@@ -57,8 +57,8 @@ class Inbox:
         self._waiting: dict[int, _Entry] = {}
         self._lock = threading.RLock()  # other threads may ask for a request that is in the queue
         self._queue: list[_Entry] = []
-        self._runs = (ctypes.c_void_p * 64)()
-        self._errors = (ctypes.c_void_p * 64)()
+        self._runs = (ctypes.c_void_p * _TOGETHER)()
+        self._errors = (ctypes.c_void_p * _TOGETHER)()
         self._several = False
         weakref.finalize(self, self._native.inbox_close, self.pointer)
         loop.add_reader(descriptor.value, self._drain)
@@ -80,7 +80,7 @@ class Inbox:
                     loop = self._loop()
                     assert loop is not None
                     loop.call_soon(self.flush)
-                elif waiting == _TOGETHER:
+                elif waiting >= _TOGETHER:
                     self.flush()
                 return entry
             try:
@@ -96,21 +96,20 @@ class Inbox:
     def flush(self) -> None:
         """Submits what is queued. On any thread."""
         with self._lock:
-            queue, self._queue = self._queue, []
-            if not queue:
-                return
-            count = len(queue)
-            self._runs[:count] = [entry.request._run_at for entry in queue]
-            refused = 0
-            try:
-                refused = self._native.calls_post(self._runs, self._errors, count, self.pointer)
-            finally:
-                for entry in queue:
-                    key = entry.request._collect_posted()
-                    if key:
-                        self._waiting[key] = entry
-            if refused:
-                self._tell(queue)
+            while self._queue:
+                queue = self._queue[:_TOGETHER]
+                count, refused = len(queue), 0
+                try:
+                    self._runs[:count] = [entry.request._run_at for entry in queue]
+                    refused = self._native.calls_post(self._runs, self._errors, count, self.pointer)
+                finally:
+                    del self._queue[:count]
+                    for entry in queue:
+                        key = entry.request._collect_posted()
+                        if key:
+                            self._waiting[key] = entry
+                if refused:
+                    self._tell(queue)
 
     def _tell(self, queue: list[_Entry]) -> None:
         """Of what was refused."""

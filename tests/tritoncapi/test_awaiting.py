@@ -229,8 +229,8 @@ def test_asked_for_before_it_is_submitted(
             thread.join()
         else:
             act(request)
-        assert not inbox._queue
         request.close()
+        assert not inbox._queue
         with pytest.raises(Error):
             await task
 
@@ -263,7 +263,8 @@ def test_a_loop_that_ends_before_it_is_submitted(server: tc.Server) -> None:
     loop.run_until_complete(main())
     coroutine = request.infer_await()
     task = loop.create_task(coroutine)
-    loop._run_once()  # type: ignore[attr-defined]
+    loop.call_soon(loop.stop)
+    loop.run_forever()
     assert request._queued_in is not None
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     loop.close()

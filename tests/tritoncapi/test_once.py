@@ -376,7 +376,7 @@ def test_a_model_that_is_loaded_again_with_another_configuration(make_server: Ma
     server.unload("one", timeout=20)
     with pytest.raises(TritonError) as expected:
         generally(server, "one", three)
-    with pytest.raises(type(expected.value), match="is not found|has no available|is not ready"):
+    with pytest.raises(type(expected.value), match=r"is not found|has no available|is not ready"):
         server.infer("one", three)
     server.load("one", {"config": configured(dims=2)})
     with pytest.raises(InvalidArgError, match="unexpected shape"):
