@@ -30,12 +30,12 @@ const char *tc_bind(void *library) {
   } rows[] = {
 #define ROW(function) {"TRITONSERVER_" #function, offsetof(struct tc_triton, function)}
       ROW(ErrorNew),
-      ROW(InferenceRequestNew),
-      ROW(InferenceRequestAddInput),
-      ROW(InferenceRequestAppendInputData),
       ROW(InferenceRequestSetReleaseCallback),
       ROW(InferenceRequestSetResponseCallback),
       ROW(ServerInferAsync),
+      ROW(InferenceRequestNew),
+      ROW(InferenceRequestAddInput),
+      ROW(InferenceRequestAppendInputData),
       ROW(InferenceRequestDelete),
       ROW(InferenceResponseDelete),
       ROW(ErrorDelete),
