@@ -20,7 +20,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "tritoncapi" / "native"
-TESTS = ("allocator", "async", "awaiting", "histogram", "infer_many", "raw_inference", "request", "response", "traffic")
+TESTS = (
+    *("allocator", "async", "awaiting", "histogram", "infer_many", "once", "raw_inference", "request", "response"),
+    "traffic",
+)
 # A request that Triton never gives back is left to it, with all that its callbacks may touch: not freed is right there.
 LEFT_ALIVE = ("tests/tritoncapi/test_traffic.py::test_a_model_that_never_answers",)
 FLAGS = ("-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-fPIC", "-shared", "-pthread")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from harness.scenario import Operation, Outcome
 from tritoncapi import Buffer, DataType, ResponseAllocator, Server, StopTimeout, TensorView
 from tritoncapi.errors import Error, NotFoundError, TritonError, UnavailableError
-from tritoncapi.response import Output
+from tritoncapi.output import Output
 
 from ._multiserver_fleet import AB, BROKEN, COMMON, Fleet, unique
 

@@ -29,10 +29,11 @@ from .memory import Buffer
 from .message import Message
 from .metrics import Metric, MetricFamily
 from .options import DeviceLimit, Resource, ServerOptions
+from .output import Output
 from .parameter import Parameter
 from .place import CPU, PINNED, Place, gpu
 from .request import InferenceRequest
-from .response import InferenceResponse, Output
+from .response import InferenceResponse
 from .server import IndexEntry, Server, StopTimeout
 from .trace import Activity, Trace, TracedTensor
 from .traffic import Sample, Target, Traffic

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from ctypes import POINTER, c_char_p, c_double, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,63 @@ class Run(ctypes.Structure):
 RUN_RESPONSE: int = Run.__dict__["response"].offset  # bytes
 
 
+class Input(ctypes.Structure):
+    """``struct tc_input``: one input of a form."""
+
+    _fields_ = [
+        ("name", c_char_p),
+        ("shape", c_void_p),
+        ("dims", c_uint64),
+        ("byte_size", c_size_t),
+        ("datatype", c_int),
+    ]
+
+
+class Once(ctypes.Structure):
+    """``struct tc_once``: a whole request in one native call."""
+
+    server: Any
+    model: bytes
+    version: int
+    inputs: int
+    arrays: int
+    count: int
+    data_at: int
+    allocator: Any
+    allocator_userp: int | None
+    timeout_ns: int
+    call: bytes
+    request: Any
+    key: int
+    response: int | None
+    failed: int
+    _fields_ = [
+        ("server", T.Server_p),
+        ("model", c_char_p),
+        ("version", c_int64),
+        ("inputs", c_void_p),
+        ("arrays", c_void_p),
+        ("count", c_size_t),
+        ("data_at", c_size_t),
+        ("allocator", T.ResponseAllocator_p),
+        ("allocator_userp", c_void_p),
+        ("timeout_ns", c_int64),
+        ("call", c_char_p),
+        ("request", T.InferenceRequest_p),
+        ("key", c_uint64),
+        ("response", c_void_p),
+        ("time_ns", c_int64),
+        ("thread", c_int64),
+        ("final", c_uint32),
+        ("failed", c_uint32),
+    ]
+
+
+ONCE_ANSWER = struct.Struct("PqqII")  # response and what follows
+ONCE_ANSWER_AT: int = Once.__dict__["response"].offset  # bytes
+ONCE_REQUEST_AT: int = Once.__dict__["request"].offset
+
+
 class Answer(ctypes.Structure):
     """``struct tc_answer``: one of many."""
 
@@ -248,14 +306,17 @@ class Native:
             *(unlocked, "call_run_many", c_void_p, c_void_p, POINTER(Answer), c_size_t, c_int64),
             *(POINTER(c_size_t), POINTER(c_size_t)),
         )
+        self.once_run = bind(unlocked, "once_run", c_void_p, c_void_p)
+        self.outputs_read = bind(locked, "outputs_read", c_int64, T.InferenceResponse_p, c_void_p, c_uint32)
         self.inbox_new = bind(locked, "inbox_new", c_void_p, POINTER(c_int))
         self.inbox_close = bind(locked, "inbox_close", None, c_void_p)
         self.inbox_collect = bind(
             locked, "inbox_collect", c_size_t, c_void_p, POINTER(c_uint64), POINTER(Answer), c_size_t
         )
         self.call_post = bind(unlocked, "call_post", c_void_p, c_void_p, c_void_p)
+        self.calls_post = bind(unlocked, "calls_post", c_size_t, c_void_p, c_void_p, c_size_t, c_void_p)
         self.answers_delete = bind(unlocked, "answers_delete", c_void_p, POINTER(Answer), c_size_t)
-        self.response_delete = bind(locked, "response_delete", c_void_p, T.InferenceResponse_p)
+        self.response_delete = bind(locked, "response_delete", c_void_p, c_void_p)
         self.call_wait = bind(unlocked, "call_wait", c_int, c_uint64, c_int64, c_int, POINTER(State))
         self.call_take = bind(locked, "call_take", c_int, c_uint64, POINTER(Event))
         self.call_close = bind(unlocked, "call_close", None, c_uint64)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import struct
+import threading
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ._library import Library
@@ -20,14 +23,28 @@ if TYPE_CHECKING:
     from .request import InferenceRequest
 
 _BATCH = 64
+_ANSWER = struct.Struct("PqqII")  # struct tc_answer
 _Future = asyncio.Future[InferenceResponse]
-_Entry = tuple["_Future | None", "InferenceRequest", Allocator]
+_SEVERAL = 4  # answers at once, from which on requests are submitted together
+_TOGETHER = 32
+
+
+class _Entry:
+    """One request on its way. Without a future nobody waits any more."""
+
+    __slots__ = ("allocator", "future", "request")
+
+    def __init__(self, future: _Future, request: InferenceRequest, allocator: Allocator) -> None:
+        self.future: _Future | None = future
+        self.request = request
+        self.allocator = allocator
 
 
 class Inbox:
     """One event loop's. It goes with the loop; what is still out then is closed like any request in flight."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, library: Library) -> None:
+        self._loop = weakref.ref(loop)
         self._library = library
         self._native = library.native
         descriptor = ctypes.c_int()
@@ -36,76 +53,153 @@ class Inbox:
             raise OSError("no descriptor for an event loop's inbox")
         self._keys = (ctypes.c_uint64 * _BATCH)()
         self._answers = (Answer * _BATCH)()
+        self._bytes = memoryview(self._answers).cast("B")
         self._waiting: dict[int, _Entry] = {}
+        self._lock = threading.RLock()  # other threads may ask for a request that is in the queue
+        self._queue: list[_Entry] = []
+        self._runs = (ctypes.c_void_p * _TOGETHER)()
+        self._errors = (ctypes.c_void_p * _TOGETHER)()
+        self._several = False
         weakref.finalize(self, self._native.inbox_close, self.pointer)
         loop.add_reader(descriptor.value, self._drain)
 
-    def post(self, request: InferenceRequest, allocator: Allocator | None, future: _Future) -> int:
-        """Submits the request; the future gets its response. In the loop's thread. Returns the call's key."""
+    def post(self, request: InferenceRequest, allocator: Allocator | None, future: _Future) -> _Entry:
+        """Submits the request, soon; the future gets its response. In the loop's thread.
+
+        Where answers come by the dozen, requests are submitted so: with one at a time each wakes a thread of Triton's,
+        which takes this one's core, and nothing goes on side by side.
+        """
         with request._lock:
-            chosen = request._make_ready(allocator)
+            entry = _Entry(future, request, request._make_ready(allocator))
+            if self._several:
+                with self._lock:
+                    request._queued_in = self
+                    self._queue.append(entry)
+                    waiting = len(self._queue)
+                if waiting == 1:
+                    loop = self._loop()
+                    assert loop is not None
+                    loop.call_soon(self.flush)
+                elif waiting >= _TOGETHER:
+                    self.flush()
+                return entry
             try:
                 error = self._native.call_post(request._run_at, self.pointer)
             finally:
                 # In flight or refused; Ctrl-C in between finds it in flight.
-                execution = request._collect()
+                key = request._collect_posted()
             if error:
-                raise self._library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_ServerInferAsync")
-            assert execution is not None
-            self._waiting[execution.key] = future, request, chosen
-            return execution.key
+                raise self._refusal(error)
+            self._waiting[key] = entry
+            return entry
 
-    def forget(self, key: int) -> None:
-        """Nobody waits for the response any more. A future left here would keep its loop alive, and this with it."""
-        entry = self._waiting.get(key)
-        if entry is not None:
-            self._waiting[key] = None, *entry[1:]
+    def flush(self) -> None:
+        """Submits what is queued. On any thread."""
+        with self._lock:
+            while self._queue:
+                queue = self._queue[:_TOGETHER]
+                count, refused = len(queue), 0
+                try:
+                    self._runs[:count] = [entry.request._run_at for entry in queue]
+                    refused = self._native.calls_post(self._runs, self._errors, count, self.pointer)
+                finally:
+                    del self._queue[:count]
+                    for entry in queue:
+                        key = entry.request._collect_posted()
+                        if key:
+                            self._waiting[key] = entry
+                if refused:
+                    self._tell(queue)
+
+    def _tell(self, queue: list[_Entry]) -> None:
+        """Of what was refused."""
+        loop = self._loop()
+        for entry, error in zip(queue, self._errors, strict=False):
+            if error:
+                failure = self._refusal(error)
+                if loop is not None and not loop.is_closed():
+                    loop.call_soon_threadsafe(_fail, entry, failure)
+
+    def _refusal(self, error: int) -> Exception:
+        return self._library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_ServerInferAsync")
 
     def _drain(self) -> None:
-        count = self._native.inbox_collect(self.pointer, self._keys, self._answers, _BATCH)
-        for number in range(count):
-            key, answer = self._keys[number], self._answers[number]
-            entry = self._waiting.pop(key, None)
+        with self._lock:
+            count = self._native.inbox_collect(self.pointer, self._keys, self._answers, _BATCH)
+            keys = self._keys[:count]
+            entries = [self._waiting.pop(key, None) for key in keys]
+        self._several = count >= _SEVERAL
+        answers = _ANSWER.iter_unpack(self._bytes[: count * _ANSWER.size])
+        for number, (key, entry, answer) in enumerate(zip(keys, entries, answers, strict=True)):
             if entry is None:  # Ctrl-C came before it was written down
-                self._native.answers_delete(ctypes.byref(answer), 1)
+                self._native.answers_delete(ctypes.byref(self._answers[number]), 1)
                 continue
-            future, request, chosen = entry
+            request, chosen = entry.request, entry.allocator
+            address, time_ns, thread, final, failed = answer
             response: InferenceResponse | None = None
             try:
-                if answer.response:
-                    pointer = InferenceResponse_p.from_buffer_copy(answer)
-                    response = request._arrived(key, answer, pointer, chosen)
+                if address:
+                    request._arrived(key, thread)
+                    response = InferenceResponse(
+                        InferenceResponse_p.from_buffer_copy(self._answers, number * _ANSWER.size),
+                        *(self._library, chosen, request._server),
+                        final=final != 0,
+                        time_ns=time_ns,
+                        quick=chosen is request._server._default_allocator,
+                    )
                 else:
                     response = the_one(Execution(self._library, key, (chosen, request._server)))
-                if answer.failed or not answer.response:
+                if failed or not address:
                     response.raise_for_error()
             except Error as error:
                 if response is not None:
                     response.close()
-                if future is not None and not future.done():
-                    future.set_exception(error)
+                _fail(entry, error)
                 continue
+            future = entry.future
             if future is None or future.done():  # it was cancelled
                 response.close()
             else:
                 future.set_result(response)
 
 
+def _fail(entry: _Entry, error: Exception) -> None:
+    if entry.future is not None and not entry.future.done():
+        entry.future.set_exception(error)
+
+
 _inboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Inbox] = weakref.WeakKeyDictionary()
+
+
+class _Latest(threading.local):
+    """The inbox that this thread used last, if there still is one: looking it up anew takes longer."""
+
+    inbox: Callable[[], Inbox | None] = staticmethod(lambda: None)
+
+
+_latest = _Latest()
+
+
+def _inbox(loop: asyncio.AbstractEventLoop, library: Library) -> Inbox:
+    inbox = _latest.inbox()
+    if inbox is None or inbox._loop() is not loop:
+        inbox = _inboxes.get(loop)
+        if inbox is None:
+            inbox = _inboxes[loop] = Inbox(loop, library)
+        _latest.inbox = weakref.ref(inbox)
+    return inbox
 
 
 async def infer_await(request: InferenceRequest, allocator: Allocator | None) -> InferenceResponse:
     """See ``InferenceRequest.infer_await``."""
     loop = asyncio.get_running_loop()
-    inbox = _inboxes.get(loop)
-    if inbox is None:
-        inbox = _inboxes[loop] = Inbox(loop, request._library)
+    inbox = _inbox(loop, request._library)
     future: _Future = loop.create_future()
-    key = inbox.post(request, allocator, future)
+    entry = inbox.post(request, allocator, future)
     try:
         return await future
     except asyncio.CancelledError:
-        inbox.forget(key)
+        entry.future = None  # which would keep its loop alive, and the inbox with it
         if future.done() and not future.cancelled() and future.exception() is None:
             future.result().close()  # it came in the moment of the cancellation
         elif request.in_flight and not request.closed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ._handle import Handle
 from ._names import c_name
-from ._native import RUN_RESPONSE, Answer, Run
+from ._native import RUN_RESPONSE, Run
 from ._types import DataType, Error_p, InferenceResponse_p, MemoryType, ParameterType, RequestFlag
 from .allocator import Allocator
 from .attributes import BufferAttributes
@@ -30,6 +30,7 @@ from .tensor import datatype_of, encode, raw_address
 from .trace import Trace
 
 if TYPE_CHECKING:
+    from .awaiting import Inbox
     from .server import Server
 
 InputData = npt.ArrayLike | TensorView | Any
@@ -53,22 +54,38 @@ class InferenceRequest(Handle):
 
     def __init__(self, server: Server, model: str, version: int = -1) -> None:
         """``version`` -1 lets the model's version policy choose. Raises NotFoundError, UnavailableError."""
+        pointer = server.library.api.InferenceRequestNew(server.pointer, c_name(model, "a model's"), version)
+        self._own(server, model, pointer)
+        server._adopt(self)
+
+    @classmethod
+    def started(
+        cls, server: Server, model: str, pointer: Any, held: dict[str, list[object]], execution: Execution
+    ) -> InferenceRequest:
+        """One that native code made and submitted; ``held`` is what its inputs' data belongs to."""
+        request = cls.__new__(cls)
+        request._own(server, model, pointer)
+        request._held, request._execution = held, execution
+        server._adopt(request)  # now: a server that stops closes it
+        return request
+
+    def _own(self, server: Server, model: str, pointer: Any) -> None:
         self._library = server.library
         self._api = server.library.api
         self._server = server
         self.model = model
         self._held: dict[str, list[object]] = {}  # what the appended addresses belong to
-        self._execution: Execution | None = None
+        self._current: Execution | None = None
+        self._queued_in: Inbox | None = None  # to be submitted soon
+        self._posted = 0  # key of a call that nobody needed an Execution for so far
         self._run = Run()
         self._run_at = ctypes.addressof(self._run)
         self._running = False  # within one native call, which holds the lock
         self._threads: tuple[int, ...] = ()  # the model answered on these
         self._chosen: Allocator | None = None  # the one in _run
         self._lock = threading.RLock()  # a stopping server closes requests that other threads are about to start
-        pointer = self._api.InferenceRequestNew(server.pointer, c_name(model, "a model's"), version)
         super().__init__(pointer, server)
         self._run.server, self._run.request = server.pointer, pointer
-        server._adopt(self)
 
     # What the request says
 
@@ -82,9 +99,28 @@ class InferenceRequest(Handle):
     @property
     def in_flight(self) -> bool:
         """True from ``start`` until the final response and the release have both come."""
+        if self._queued_in is not None:
+            self._queued_in.flush()
         if self._running:
             return self._run.key != 0  # submitted: from now on it can be cancelled
         return self._execution is not None and not self._execution.done
+
+    @property
+    def _execution(self) -> Execution | None:
+        """What is in flight, or was the last time."""
+        if self._queued_in is not None:
+            self._queued_in.flush()
+        if self._posted:
+            with self._lock:
+                key, self._posted = self._posted, 0
+                if key:
+                    self._current = Execution(self._library, key, (self._chosen, self._server))
+        return self._current
+
+    @_execution.setter
+    def _execution(self, execution: Execution | None) -> None:
+        self._current = execution
+        self._posted = 0
 
     @property
     def id(self) -> str:
@@ -348,7 +384,7 @@ class InferenceRequest(Handle):
         response = self._response(run, pointer, self._chosen)
         return checked(response) if run.failed else response
 
-    def _response(self, answer: Run | Answer, pointer: Any, chosen: Allocator | None) -> InferenceResponse:
+    def _response(self, answer: Run, pointer: Any, chosen: Allocator | None) -> InferenceResponse:
         return InferenceResponse(
             *(pointer, self._library, chosen, self._server),
             final=bool(answer.final),
@@ -356,22 +392,33 @@ class InferenceRequest(Handle):
             quick=chosen is self._server._default_allocator,
         )
 
-    def _arrived(self, key: int, answer: Answer, pointer: Any, chosen: Allocator) -> InferenceResponse:
-        """The whole answer to the call ``key``, which is closed by now."""
-        with self._lock:
-            execution = self._execution
-            if execution is not None and execution.key == key:
-                self._execution = None
-            self._answered_on(answer.thread)
-        return self._response(answer, pointer, chosen)
+    def _collect_posted(self) -> int:
+        """As ``_collect``, for a call that is in flight or was refused. Returns its key, 0 for none."""
+        run = self._run
+        self._posted, run.key = run.key, 0
+        self._running = False
+        self._queued_in = None
+        return self._posted
 
-    async def infer_await(self, *, allocator: Allocator | None = None) -> InferenceResponse:
+    def _arrived(self, key: int, thread: int) -> None:
+        """The whole answer to the call ``key`` came; the call is closed by now."""
+        if self._posted == key:
+            self._posted = 0  # who makes an Execution of it in this moment finds it done
+        else:
+            with self._lock:
+                execution = self._execution
+                if execution is not None and execution.key == key:
+                    self._execution = None
+        if thread not in self._threads:
+            self._answered_on(thread)
+
+    def infer_await(self, *, allocator: Allocator | None = None) -> Coroutine[Any, Any, InferenceResponse]:
         """Runs the request in a coroutine; errors as for ``infer``. Cancelling the task cancels the request.
 
         The quickest way in asyncio: no thread and no future of another kind lies between Triton and the event loop,
         which must be able to watch descriptors (``loop.add_reader``).
         """
-        return await infer_await(self, allocator)
+        return infer_await(self, allocator)
 
     def infer_async(
         self, *, allocator: Allocator | None = None, trace: Trace | None = None
@@ -405,6 +452,8 @@ class InferenceRequest(Handle):
 
     def cancel(self) -> None:
         """Asks Triton to cancel the request; at any time after it was submitted (``...RequestCancel``)."""
+        if self._queued_in is not None:
+            self._queued_in.flush()
         self._api.InferenceRequestCancel(super().pointer)
 
     @property

@@ -6,6 +6,8 @@ Plain types go both ways without a copy. BYTES elements are stored one after the
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import math
 import struct
 from collections.abc import Iterable, Sequence
@@ -79,20 +81,38 @@ def raw_address(array: object) -> int | None:
     return address
 
 
-def view_at(address: int, nbytes: int, datatype: DataType, shape: tuple[int, ...], owner: object) -> Any:
-    """The plain tensor at a host address as a NumPy array that keeps ``owner`` alive. None: it needs ``decode``."""
+@functools.cache
+def data_offset() -> int | None:
+    """Where in an array object the address of its data lies: first after the object's head, as NumPy's C interface
+    has it. None when this NumPy or Python is not so.
+    """
+    at = object.__basicsize__
+    whole = np.arange(4, dtype=np.int32)
+    for array in (whole, whole[2:]):
+        if ctypes.c_void_p.from_address(id(array) + at).value != array.__array_interface__["data"][0]:
+            return None
+    return at
+
+
+def plain_dtype(datatype: DataType, shape: tuple[int, ...], nbytes: int) -> np.dtype[Any] | None:
+    """The dtype in which such a tensor can be seen where it is. None: it needs ``decode``."""
     dtype = _PLAIN.get(datatype)
-    if dtype is None or not nbytes or math.prod(shape) * dtype.itemsize != nbytes:
-        return None
-    return np.asarray(_View(owner, {"version": 3, "shape": shape, "typestr": dtype.str, "data": (address, False)}))
+    return dtype if dtype is not None and nbytes and math.prod(shape) * dtype.itemsize == nbytes else None
 
 
-class _View:
-    """The base of such an array."""
+def view_at(address: int, shape: tuple[int, ...], dtype: np.dtype[Any], owner: object) -> npt.NDArray[Any]:
+    """The plain tensor at a host address as a NumPy array that keeps ``owner`` alive."""
+    memory = _Memory.from_address(address)
+    memory.owner = owner
+    return np.ndarray(shape, dtype, memory)
 
-    def __init__(self, owner: object, interface: dict[str, Any]) -> None:
-        self.owner = owner
-        self.__array_interface__ = interface
+
+class _Memory(ctypes.c_char * 2**62):  # type: ignore[misc]
+    """The base of such an array: memory from an address on, whose end only the array knows. One class for all sizes:
+    ctypes takes long to make one.
+    """
+
+    owner: object
 
 
 def element_size(datatype: DataType) -> int:

@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import gc
 import os
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tritoncapi as tc
+from tritoncapi import awaiting
 from tritoncapi.errors import ClosedError, Error, InFlightError, InternalError, InvalidArgError
 
 ONE = {"INPUT0": np.array([1], np.int32)}
@@ -142,3 +145,147 @@ def test_loops_leave_no_descriptors(server: tc.Server) -> None:
         asyncio.run(main())
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+# Submitted together
+
+
+def together(server: tc.Server) -> awaiting.Inbox:
+    """From now on, until answers come one by one again."""
+    inbox = awaiting._inbox(asyncio.get_running_loop(), server.library)
+    inbox._several = True
+    return inbox
+
+
+def test_answers_that_come_together_are_asked_for_together(server: tc.Server) -> None:
+    async def client(value: int) -> list[int]:
+        with server.request("add_sub", pair(value, 1)) as request:
+            return [sum_of(await request.infer_await()) for _ in range(20)]
+
+    async def main() -> tuple[int, list[list[int]]]:
+        inbox = together(server)
+        posts, flush = [], inbox.flush
+
+        def note() -> None:
+            posts.append(len(inbox._queue))
+            flush()
+
+        inbox.flush = note  # type: ignore[method-assign]
+        found = await asyncio.gather(*(client(value) for value in range(70)))
+        return max(posts), found
+
+    most, found = asyncio.run(main())
+    assert most == awaiting._TOGETHER
+    assert found == [[value + 1] * 20 for value in range(70)]
+
+
+def test_refused_ones_among_others(server: tc.Server) -> None:
+    async def main() -> list[Any]:
+        together(server)
+        given = [ONE if number % 5 == 0 else pair(number) for number in range(50)]
+        requests = [server.request("add_sub", inputs) for inputs in given]
+        found = await asyncio.gather(*(request.infer_await() for request in requests), return_exceptions=True)
+        for request in requests:
+            assert not request.in_flight
+            request.close()
+        return [sum_of(one) if isinstance(one, tc.InferenceResponse) else one for one in found]
+
+    for number, one in enumerate(asyncio.run(main())):
+        if number % 5:
+            assert one == number + 2
+        else:
+            assert isinstance(one, InvalidArgError)
+            assert "expected 2 inputs" in str(one)
+
+
+def _look(request: tc.InferenceRequest) -> None:
+    assert request.in_flight
+
+
+def _use(request: tc.InferenceRequest) -> None:
+    with pytest.raises(InFlightError):
+        request.id = "other"
+
+
+def _start(request: tc.InferenceRequest) -> None:
+    with pytest.raises(InFlightError):
+        request.start()
+
+
+@pytest.mark.parametrize("act", [_look, _use, _start, tc.InferenceRequest.cancel, tc.InferenceRequest.close])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_asked_for_before_it_is_submitted(
+    server: tc.Server, act: Callable[[tc.InferenceRequest], None], elsewhere: bool
+) -> None:
+    async def main() -> None:
+        inbox = together(server)
+        request = server.request("slow", ONE)
+        task = asyncio.ensure_future(request.infer_await())
+        await asyncio.sleep(0)
+        assert len(inbox._queue) == 1
+        if elsewhere:
+            thread = threading.Thread(target=act, args=(request,))
+            thread.start()
+            thread.join()
+        else:
+            act(request)
+        request.close()
+        assert not inbox._queue
+        with pytest.raises(Error):
+            await task
+
+    asyncio.run(main())
+
+
+def test_cancelled_before_it_is_submitted(server: tc.Server, tools: Any) -> None:
+    async def main() -> None:
+        inbox = together(server)
+        with server.request("slow", ONE) as request:
+            task = asyncio.ensure_future(request.infer_await())
+            await asyncio.sleep(0)
+            assert len(inbox._queue) == 1
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert request.is_cancelled
+            assert tools.wait_for(lambda: not request.in_flight)
+
+    asyncio.run(main())
+
+
+def test_a_loop_that_ends_before_it_is_submitted(server: tc.Server) -> None:
+    loop = asyncio.new_event_loop()
+    request = server.request("add_sub", pair())
+
+    async def main() -> None:
+        together(server)
+
+    loop.run_until_complete(main())
+    coroutine = request.infer_await()
+    task = loop.create_task(coroutine)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert request._queued_in is not None
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
+    request.close()
+    coroutine.close()
+
+
+def test_the_server_closes_with_requests_that_are_not_submitted(make_server: Any, repository: Any) -> None:
+    server = make_server(repository, startup_models=["slow"])
+
+    async def main() -> None:
+        together(server)
+        requests = [server.request("slow", ONE) for _ in range(3)]
+        tasks = [asyncio.ensure_future(request.infer_await()) for request in requests]
+        await asyncio.sleep(0)
+        closer = threading.Thread(target=server.close)
+        closer.start()
+        for task in tasks:
+            with pytest.raises(Error):
+                await task
+        await asyncio.get_running_loop().run_in_executor(None, closer.join)
+        assert all(request.closed for request in requests)
+
+    asyncio.run(main())

@@ -25,6 +25,13 @@ typedef void (*tc_response_fn)(TRITONSERVER_InferenceResponse *, const uint32_t,
 /* Found with dlsym in the library that Python loaded: this part is linked to no Triton, so it fits any. */
 struct tc_triton {
   TRITONSERVER_Error *(*ErrorNew)(int code, const char *message);
+  TRITONSERVER_Error *(*InferenceRequestNew)(
+      TRITONSERVER_InferenceRequest **, TRITONSERVER_Server *, const char *model, int64_t version);
+  TRITONSERVER_Error *(*InferenceRequestAddInput)(
+      TRITONSERVER_InferenceRequest *, const char *name, int datatype, const int64_t *shape, uint64_t dims);
+  TRITONSERVER_Error *(*InferenceRequestAppendInputData)(
+      TRITONSERVER_InferenceRequest *, const char *name, const void *base, size_t byte_size, int memory_type,
+      int64_t device);
   TRITONSERVER_Error *(*InferenceRequestSetReleaseCallback)(TRITONSERVER_InferenceRequest *, tc_release_fn, void *);
   TRITONSERVER_Error *(*InferenceRequestSetResponseCallback)(
       TRITONSERVER_InferenceRequest *, TRITONSERVER_ResponseAllocator *, void *, tc_response_fn, void *);
@@ -34,6 +41,10 @@ struct tc_triton {
   TRITONSERVER_Error *(*InferenceResponseDelete)(TRITONSERVER_InferenceResponse *);
   void (*ErrorDelete)(TRITONSERVER_Error *);
   TRITONSERVER_Error *(*InferenceResponseError)(TRITONSERVER_InferenceResponse *); /* the response owns it */
+  TRITONSERVER_Error *(*InferenceResponseOutputCount)(TRITONSERVER_InferenceResponse *, uint32_t *);
+  TRITONSERVER_Error *(*InferenceResponseOutput)(
+      TRITONSERVER_InferenceResponse *, uint32_t index, const char **name, int *datatype, const int64_t **shape,
+      uint64_t *dims, const void **base, size_t *byte_size, int *memory_type, int64_t *device, void **userp);
   int (*ErrorCode)(TRITONSERVER_Error *);
   const char *(*ErrorMessage)(TRITONSERVER_Error *);
   TRITONSERVER_Error *(*InferenceRequestSetFlags)(TRITONSERVER_InferenceRequest *, uint32_t);

@@ -1,0 +1,104 @@
+/* Once: a request made, sent, answered and deleted again in one call from Python. */
+#define _GNU_SOURCE
+#include "calls.h"
+
+/* One input of a form: all that requests of one kind share. */
+struct tc_input {
+  const char *name;
+  const int64_t *shape;
+  uint64_t dims;
+  size_t byte_size;
+  int datatype;
+};
+
+struct tc_once {
+  TRITONSERVER_Server *server;
+  const char *model;
+  int64_t version;
+  const struct tc_input *inputs;
+  const char *const *arrays; /* NumPy arrays that the caller holds; contiguous, on the CPU */
+  size_t count;              /* of inputs, and arrays */
+  size_t data_at;            /* where in an array the address of its data lies */
+  TRITONSERVER_ResponseAllocator *allocator;
+  void *allocator_userp;
+  int64_t timeout_ns;
+  /* Results */
+  const char *call;                       /* that made the error */
+  TRITONSERVER_InferenceRequest *request; /* the caller's when it goes on */
+  uint64_t key;                           /* of the call when it goes on, else 0 */
+  TRITONSERVER_InferenceResponse *response;
+  int64_t time_ns, thread;
+  uint32_t final, failed; /* flags of the response: the last one; it stands for an error */
+};
+
+static TRITONSERVER_Error *give_inputs(struct tc_once *once) {
+  for (size_t i = 0; i < once->count; i++) {
+    const struct tc_input *input = &once->inputs[i];
+    once->call = "InferenceRequestAddInput";
+    TRITONSERVER_Error *error = tc_triton.InferenceRequestAddInput(
+        once->request, input->name, input->datatype, input->shape, input->dims);
+    if (error) return error;
+    const void *data = *(const void *const *)(once->arrays[i] + once->data_at);
+    once->call = "InferenceRequestAppendInputData";
+    error = tc_triton.InferenceRequestAppendInputData(
+        once->request, input->name, data, input->byte_size, TC_MEMORY_CPU, 0);
+    if (error) return error;
+  }
+  return NULL;
+}
+
+static void delete_request(struct tc_once *once) {
+  TRITONSERVER_Error *error = tc_triton.InferenceRequestDelete(once->request);
+  if (error) tc_triton.ErrorDelete(error); /* the one before it says more */
+  once->request = NULL;
+}
+
+/* Takes the response if the answer is whole: all has come, and one response was in it. */
+static bool take_answer(struct tc_once *once, struct tc_call *call) {
+  pthread_mutex_lock(&call->lock);
+  tc_call_wait_for(call, 1, once->timeout_ns);
+  bool whole = call->state.done && call->state.responses == 1;
+  once->thread = call->state.thread;
+  for (size_t i = call->head; whole && i < call->tail; i++) {
+    struct tc_event *event = &call->events[i];
+    if (!event->response) continue;
+    once->response = event->response;
+    once->time_ns = event->time_ns;
+    once->final = event->flags & TC_RESPONSE_FINAL;
+    event->response = NULL;
+  }
+  pthread_mutex_unlock(&call->lock);
+  return whole;
+}
+
+/* Returns what Triton refused, and then `call` says where, or NULL. With a whole answer in time its response is the
+ * caller's and the request is gone; else `request` and `key` are the caller's, who goes on with them. */
+TRITONSERVER_Error *tc_once_run(struct tc_once *once) {
+  once->request = NULL;
+  once->response = NULL;
+  once->key = 0;
+  once->call = "InferenceRequestNew";
+  TRITONSERVER_Error *error =
+      tc_triton.InferenceRequestNew(&once->request, once->server, once->model, once->version);
+  if (error) return error;
+  struct tc_call *call = NULL;
+  error = give_inputs(once);
+  if (!error) {
+    once->call = "TRITONSERVER_ServerInferAsync";
+    error = tc_call_begin(
+        once->server, once->request, once->allocator, once->allocator_userp, NULL, NULL, &call);
+  }
+  if (error) {
+    delete_request(once);
+    return error;
+  }
+  if (!take_answer(once, call)) {
+    once->key = call->key;
+    tc_call_put_back(call);
+    return NULL;
+  }
+  tc_call_finish(call);
+  delete_request(once);
+  once->failed = tc_triton.InferenceResponseError(once->response) != NULL;
+  return NULL;
+}

@@ -1,0 +1,206 @@
+"""``Server.infer`` of plain arrays: a request is made, sent, answered and deleted again in one native call.
+
+What requests share that go to the same model with inputs of the same names, datatypes and shapes is kept as a form.
+What is not plain goes the general way, through an InferenceRequest; so does what takes longer than the native call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._names import c_name
+from ._native import ONCE_ANSWER, ONCE_ANSWER_AT, ONCE_REQUEST_AT, Input, Once
+from ._types import Error_p, InferenceRequest_p, InferenceResponse_p
+from .allocator import Allocator, ResponseAllocator
+from .execution import Execution, InferTimeout
+from .request import InferenceRequest, checked, only_response
+from .response import InferenceResponse
+from .tensor import data_offset, datatype_of, raw_address
+
+if TYPE_CHECKING:
+    from .server import Server
+
+_FORMS = 256  # of one server; the next one takes the place of all
+_FIRST_WAIT = 0.01  # seconds in the native call; longer waits can be interrupted
+_Arrays = dict[str, npt.NDArray[Any]]
+
+
+class _Form:
+    """What the requests for one model and version share whose inputs have certain names, datatypes and shapes."""
+
+    def __init__(self, server: Server, model: str, version: int, arrays: _Arrays) -> None:
+        self._server = server.pointer
+        self._model = c_name(model, "a model's")
+        self._version = version
+        self._inputs = (Input * len(arrays))()
+        self._shapes = []  # the rows have but their addresses
+        for row, (name, array) in zip(self._inputs, arrays.items(), strict=True):
+            shape = (ctypes.c_int64 * array.ndim)(*array.shape)
+            self._shapes.append(shape)
+            row.name, row.datatype = c_name(name, "an input's"), datatype_of(array)
+            row.shape, row.dims, row.byte_size = ctypes.addressof(shape), array.ndim, array.nbytes
+        self.idle: list[_Run] = []
+
+    def run(self) -> _Run:
+        """One more."""
+        once = Once()
+        once.server, once.model, once.version = self._server, self._model, self._version
+        once.inputs, once.count = ctypes.addressof(self._inputs), len(self._inputs)
+        once.data_at = data_offset() or 0
+        once.timeout_ns = int(_FIRST_WAIT * 1e9)
+        return _Run(once, len(self._inputs), (self._inputs, self._shapes))
+
+
+class _Run:
+    """What one call needs; used by one thread at a time. Idle, it has neither key nor response."""
+
+    __slots__ = ("allocator", "arrays", "at", "keep", "once")
+
+    def __init__(self, once: Once, count: int, keep: object) -> None:
+        self.once = once
+        self.arrays = (ctypes.c_void_p * count)()
+        once.arrays = ctypes.addressof(self.arrays)
+        self.at = ctypes.addressof(once)
+        self.keep = keep
+        self.allocator: Allocator | None = None  # the one in `once`, if it is the server's own
+
+
+class OneCall:
+    """A server's forms, and who is within a call."""
+
+    def __init__(self, server: Server) -> None:
+        self._library = server.library
+        self._native = server.library.native
+        self._forms: dict[tuple[object, ...], _Form] = {}
+        self._busy: dict[_Run, int] = {}  # -> its thread
+        self._left = threading.Event()
+        self._closed = data_offset() is None  # then no array is plain
+
+    def infer(
+        self, server: Server, model: str, inputs: Any, version: int, timeout: float | None, allocator: Allocator | None
+    ) -> InferenceResponse | None:
+        """None: this has to go the general way. Else the response, or what ``InferenceRequest.infer`` raises."""
+        if type(inputs) is not dict or type(model) is not str or type(version) is not int:
+            return None
+        if timeout is not None and timeout < _FIRST_WAIT:
+            return None
+        key: list[object] = [model, version]
+        arrays = []
+        for name, array in inputs.items():
+            if type(array) is not np.ndarray or not array.flags.c_contiguous:
+                return None
+            key += name, array.dtype, array.shape
+            arrays.append(array)
+        form = self._forms.get(tuple(key)) or self._form(server, key, inputs)
+        chosen = server.default_allocator if allocator is None else allocator
+        if form is None or type(chosen) is not ResponseAllocator or chosen._pointer is None:
+            return None
+        try:
+            run = form.idle.pop()
+        except IndexError:
+            run = form.run()
+        try:
+            self._busy[run] = get_ident()
+            # Looked at after that: who closes does it the other way round.
+            if self._closed or server._pointer is None:
+                return None
+            outcome = self._send(server, model, run, inputs, arrays, chosen)
+        finally:
+            self._busy.pop(run, None)
+            if self._closed:
+                self._left.set()
+        if isinstance(outcome, InferenceRequest):
+            with outcome as request:
+                execution = request._execution
+                assert execution is not None
+                if not execution.wait(None if timeout is None else timeout - _FIRST_WAIT):
+                    raise InferTimeout(execution.explain(timeout))
+                return only_response(execution)
+        failed = run.once.failed
+        form.idle.append(run)
+        return checked(outcome) if failed else outcome
+
+    def close(self, timeout: float) -> None:
+        """Lets no more in, and waits until those within have their answer or an InferenceRequest."""
+        self._closed = True
+        deadline = time.monotonic() + timeout
+        me = get_ident()  # a signal's handler may do this in the midst of a call
+        while True:
+            self._left.clear()
+            left = deadline - time.monotonic()
+            if left <= 0 or all(thread == me for thread in list(self._busy.values())):
+                break
+            self._left.wait(left)
+        self._forms.clear()
+
+    def _form(self, server: Server, key: list[object], arrays: _Arrays) -> _Form | None:
+        """A new form, or None when an array or a name is not plain."""
+        model, version = key[:2]
+        assert isinstance(model, str)
+        assert isinstance(version, int)
+        if any(type(name) is not str or raw_address(array) is None for name, array in arrays.items()):
+            return None
+        if any("\0" in name for name in (model, *arrays)) or server._pointer is None:
+            return None
+        if len(self._forms) >= _FORMS:
+            self._forms.clear()
+        form = self._forms[tuple(key)] = _Form(server, model, version, arrays)
+        return form
+
+    def _send(
+        self,
+        server: Server,
+        model: str,
+        run: _Run,
+        inputs: _Arrays,
+        arrays: list[npt.NDArray[Any]],
+        chosen: ResponseAllocator,
+    ) -> InferenceResponse | InferenceRequest:
+        """The native call: the response, or the request that goes on, which the server knows by now."""
+        once = run.once
+        run.arrays[:] = list(map(id, arrays))
+        if run.allocator is not chosen:
+            once.allocator, once.allocator_userp = chosen.pointer, chosen.userp
+            run.allocator = chosen if chosen is server._default_allocator else None
+        response: InferenceResponse | None = None
+        try:
+            error = self._native.once_run(run.at)
+            if error:
+                raise self._library.api.take_error(ctypes.cast(error, Error_p), once.call.decode())
+            if once.key:
+                return self._going_on(server, model, once, inputs, chosen)
+            _, time_ns, thread, final, _ = ONCE_ANSWER.unpack_from(once, ONCE_ANSWER_AT)
+            if thread not in server._heard_from.get(model, ()):
+                server._heard(model, thread)
+            quick = run.allocator is not None
+            pointer = InferenceResponse_p.from_buffer_copy(once, ONCE_ANSWER_AT)
+            response = InferenceResponse(
+                pointer, self._library, chosen, server, final=final != 0, time_ns=time_ns, quick=quick
+            )
+            once.response = None
+            return response
+        except BaseException:  # Ctrl-C, or an error
+            if response is not None:
+                response.close()
+            elif once.response:
+                self._native.response_delete(once.response)
+            if once.key:
+                self._going_on(server, model, once, inputs, chosen).close()
+            raise
+
+    def _going_on(
+        self, server: Server, model: str, once: Once, inputs: _Arrays, chosen: ResponseAllocator
+    ) -> InferenceRequest:
+        held: dict[str, list[object]] = {name: [array] for name, array in inputs.items()}
+        execution = Execution(self._library, once.key, (chosen, server))
+        pointer = InferenceRequest_p.from_buffer_copy(once, ONCE_REQUEST_AT)
+        request = InferenceRequest.started(server, model, pointer, held, execution)
+        once.key = 0
+        return request

@@ -1,0 +1,148 @@
+"""Output: one tensor of a response, as a view of the buffer that the allocator gave, without a copy."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ._library import Library
+from ._types import DataType, MemoryType
+from .dlpack import TensorView
+from .memory import Buffer
+from .place import CPU, Place
+from .tensor import decode, plain_dtype, view_at
+
+if TYPE_CHECKING:
+    from .response import InferenceResponse
+
+_DIMS = 8
+_ROOM = 4  # rows in the first try
+_KIND = struct.Struct(f"QQqii{_DIMS}q40s")
+_ROW = struct.Struct(f"PPPP{_KIND.size}s")  # struct tc_output
+_Rows = ctypes.c_char * (_ROOM * _ROW.size)
+_KINDS = 1024  # remembered; the next one takes the place of all
+
+
+class _Kind(NamedTuple):
+    """What an output shares with that of other responses, and how NumPy sees it (None: it has to be decoded)."""
+
+    name: str
+    datatype: DataType
+    shape: tuple[int, ...]
+    nbytes: int
+    place: Place
+    dtype: np.dtype[Any] | None
+
+
+_kinds: dict[bytes, _Kind] = {}
+Row = tuple[int, int, int, _Kind]
+"""Of one output: index, address, buffer's user pointer, and the rest."""
+
+
+def read_rows(library: Library, pointer: Any) -> dict[str, Row]:
+    """The outputs of a response by name (``TRITONSERVER_InferenceResponseOutput``)."""
+    rows: Any = _Rows()
+    count = library.native.outputs_read(pointer, rows, _ROOM)
+    if count > _ROOM:
+        rows = (ctypes.c_char * (count * _ROW.size))()
+        count = library.native.outputs_read(pointer, rows, count)
+    if count < 0:  # whichever fails says why
+        for index in range(library.api.InferenceResponseOutputCount(pointer)):
+            library.api.InferenceResponseOutput(pointer, index)
+    found: dict[str, Row] = {}
+    for index in range(count):
+        base, userp, shape_at, name_at, raw = _ROW.unpack_from(rows, index * _ROW.size)
+        kind = _kinds.get(raw) or _decoded(raw, shape_at, name_at)
+        found[kind.name] = index, base, userp, kind
+    return found
+
+
+def _decoded(raw: bytes, shape_at: int, name_at: int) -> _Kind:
+    nbytes, dims, device, datatype, memory_type, *sizes, short_name = _KIND.unpack(raw)
+    name = short_name.rstrip(b"\0") or ctypes.string_at(name_at)
+    shape = tuple(sizes[:dims] if dims <= _DIMS else (ctypes.c_int64 * dims).from_address(shape_at))
+    place = CPU if memory_type == device == 0 else Place(MemoryType(memory_type), device)
+    known = DataType(datatype)
+    dtype = plain_dtype(known, shape, nbytes) if place.on_host else None
+    kind = _Kind(name.decode(), known, shape, nbytes, place, dtype)
+    if short_name[:1] != b"\0" and dims <= _DIMS:
+        if len(_kinds) >= _KINDS:
+            _kinds.clear()
+        _kinds[raw] = kind
+    return kind
+
+
+class Output:
+    """One output tensor, where the allocator put it.
+
+    ``name``, ``datatype``, ``shape`` (elements), ``nbytes``, ``place`` and ``address`` are what
+    ``TRITONSERVER_InferenceResponseOutput`` reports. Views stay valid after the response is closed: the response lets
+    its buffers go when the last view of them is dropped.
+    """
+
+    __slots__ = (
+        *("__weakref__", "_dtype", "_lease", "_response"),
+        *("address", "datatype", "index", "name", "nbytes", "place", "shape", "userp"),
+    )
+
+    def __init__(self, response: InferenceResponse, row: Row, lease: Lease) -> None:
+        self.index, self.address, userp, kind = row
+        self.name, self.datatype, self.shape, self.nbytes, self.place, self._dtype = kind
+        self.userp = userp or None
+        self._response = response
+        self._lease = lease
+
+    @property
+    def buffer(self) -> Buffer:
+        """The raw bytes, where they are."""
+        return Buffer.borrow(self.address, self.nbytes, self.place, self._lease)
+
+    @property
+    def tensor(self) -> TensorView:
+        """The tensor where it is, with DLPack (and NumPy for host memory). ValueError if size and shape disagree."""
+        return TensorView(self.buffer, self.datatype, self.shape)
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """The values: a view for fixed-size elements in host memory, else a copy (GPU, BYTES, BF16 as float32)."""
+        if self._dtype is not None:
+            return view_at(self.address, self.shape, self._dtype, self._lease)
+        if self.place.on_host:
+            return decode(self.buffer, self.datatype, self.shape)
+        return decode(self.buffer.tobytes(), self.datatype, self.shape)
+
+    def __dlpack__(self, **arguments: Any) -> object:
+        return self.tensor.__dlpack__(**arguments)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.tensor.__dlpack_device__()
+
+    def label(self, class_index: int) -> str | None:
+        """The model's label for a class of this output (``...ResponseOutputClassificationLabel``), if it has one."""
+        api, pointer = self._response._library.api, self._response.pointer
+        text = api.InferenceResponseOutputClassificationLabel(pointer, self.index, class_index)
+        return text.decode() if text else None
+
+    def __repr__(self) -> str:
+        return f"<Output {self.name} {self.datatype.name}{list(self.shape)} {self.nbytes} bytes on {self.place}>"
+
+
+class Lease:
+    """What views of the outputs hold. The response is deleted when it is closed and the last holder is gone."""
+
+    def __init__(self) -> None:
+        self._delete: Callable[[Any], object] | None = None
+        self._pointer: Any = None
+
+    def end(self, delete: Callable[[Any], object], pointer: Any) -> None:
+        """``delete(pointer)`` is what the last holder's end shall do."""
+        self._pointer = pointer
+        self._delete = delete
+
+    def __del__(self) -> None:
+        if self._delete is not None:
+            self._delete(self._pointer)
