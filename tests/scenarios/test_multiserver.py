@@ -199,7 +199,7 @@ def test_ctrl_c_in_every_phase(tmp_path: Path, backend: str, phase: str) -> None
 
     def reached() -> bool:
         if phase == "starting up":
-            return any(runs.glob("*/job.json"))
+            return any(runs.glob("*/run.json"))
         events = [event for path in runs.glob("*/journal.jsonl") for event in journal.read(path)]
         return any(event["name"] == phase for event in journal.all_of(events, "phase"))
 

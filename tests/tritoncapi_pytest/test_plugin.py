@@ -340,7 +340,7 @@ isolated = pytest.mark.triton(isolated=True, timeout=60)
 def test_fault(triton_repository, triton_server, fault):
     print("pid", os.getpid())
     use(triton_repository, triton_server, fault=fault)()
-@pytest.mark.triton(isolated=True, timeout=2)
+@pytest.mark.triton(isolated=True, timeout=8)
 def test_hang():
     print("before")
     threading.Event().wait()
