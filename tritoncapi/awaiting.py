@@ -26,7 +26,7 @@ _BATCH = 64
 _ANSWER = struct.Struct("PqqII")  # struct tc_answer
 _Future = asyncio.Future[InferenceResponse]
 _SEVERAL = 4  # answers at once, from which on requests are submitted together
-_TOGETHER = 32
+_TOGETHER = 64
 
 
 class _Entry:

@@ -7,6 +7,7 @@ What is not plain goes the general way, through an InferenceRequest; so does wha
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 import time
 from threading import get_ident
@@ -20,7 +21,7 @@ from ._native import ONCE_ANSWER, ONCE_ANSWER_AT, ONCE_REQUEST_AT, Input, Once
 from ._types import Error_p, InferenceRequest_p, InferenceResponse_p
 from .allocator import Allocator, ResponseAllocator
 from .execution import Execution, InferTimeout
-from .request import InferenceRequest, checked, only_response
+from .request import InferenceRequest, _forgotten, checked, only_response
 from .response import InferenceResponse
 from .tensor import data_offset, datatype_of, raw_address
 
@@ -35,17 +36,19 @@ _Arrays = dict[str, npt.NDArray[Any]]
 class _Form:
     """What the requests for one model and version share whose inputs have certain names, datatypes and shapes."""
 
-    def __init__(self, server: Server, model: str, version: int, arrays: _Arrays) -> None:
+    def __init__(self, server: Server, key: list[Any]) -> None:
+        """``key``: model, version, and of each input name, dtype and shape."""
+        model, self._version, *inputs = key
         self._server = server.pointer
         self._model = c_name(model, "a model's")
-        self._version = version
-        self._inputs = (Input * len(arrays))()
+        self._inputs = (Input * (len(inputs) // 3))()
         self._shapes = []  # the rows have but their addresses
-        for row, (name, array) in zip(self._inputs, arrays.items(), strict=True):
-            shape = (ctypes.c_int64 * array.ndim)(*array.shape)
+        for row, name, dtype, dims in zip(self._inputs, inputs[::3], inputs[1::3], inputs[2::3], strict=True):
+            shape = (ctypes.c_int64 * len(dims))(*dims)
             self._shapes.append(shape)
-            row.name, row.datatype = c_name(name, "an input's"), datatype_of(array)
-            row.shape, row.dims, row.byte_size = ctypes.addressof(shape), array.ndim, array.nbytes
+            row.name, row.datatype = c_name(name, "an input's"), datatype_of(dtype)
+            row.shape, row.dims = ctypes.addressof(shape), len(dims)
+            row.byte_size = math.prod(dims) * dtype.itemsize
         self.idle: list[_Run] = []
 
     def run(self) -> _Run:
@@ -81,24 +84,24 @@ class OneCall:
         self._forms: dict[tuple[object, ...], _Form] = {}
         self._busy: dict[_Run, int] = {}  # -> its thread
         self._left = threading.Event()
-        self._closed = data_offset() is None  # then no array is plain
+        self._usable = data_offset() is not None  # else no array is plain
+        self._closed = False
 
     def infer(
         self, server: Server, model: str, inputs: Any, version: int, timeout: float | None, allocator: Allocator | None
     ) -> InferenceResponse | None:
         """None: this has to go the general way. Else the response, or what ``InferenceRequest.infer`` raises."""
-        if type(inputs) is not dict or type(model) is not str or type(version) is not int:
+        if not self._usable or type(inputs) is not dict or type(model) is not str or type(version) is not int:
             return None
         if timeout is not None and timeout < _FIRST_WAIT:
             return None
+        arrays = inputs.copy()  # other threads may change theirs
         key: list[object] = [model, version]
-        arrays = []
-        for name, array in inputs.items():
+        for name, array in arrays.items():
             if type(array) is not np.ndarray or not array.flags.c_contiguous:
                 return None
             key += name, array.dtype, array.shape
-            arrays.append(array)
-        form = self._forms.get(tuple(key)) or self._form(server, key, inputs)
+        form = self._forms.get(tuple(key)) or self._form(server, key, arrays)
         chosen = server.default_allocator if allocator is None else allocator
         if form is None or type(chosen) is not ResponseAllocator or chosen._pointer is None:
             return None
@@ -111,7 +114,7 @@ class OneCall:
             # Looked at after that: who closes does it the other way round.
             if self._closed or server._pointer is None:
                 return None
-            outcome = self._send(server, model, run, inputs, arrays, chosen)
+            outcome = self._send(server, model, run, arrays, chosen)
         finally:
             self._busy.pop(run, None)
             if self._closed:
@@ -142,30 +145,21 @@ class OneCall:
 
     def _form(self, server: Server, key: list[object], arrays: _Arrays) -> _Form | None:
         """A new form, or None when an array or a name is not plain."""
-        model, version = key[:2]
-        assert isinstance(model, str)
-        assert isinstance(version, int)
         if any(type(name) is not str or raw_address(array) is None for name, array in arrays.items()):
             return None
-        if any("\0" in name for name in (model, *arrays)) or server._pointer is None:
+        if any("\0" in name for name in (str(key[0]), *arrays)) or server._pointer is None:
             return None
         if len(self._forms) >= _FORMS:
             self._forms.clear()
-        form = self._forms[tuple(key)] = _Form(server, model, version, arrays)
+        form = self._forms[tuple(key)] = _Form(server, key)
         return form
 
     def _send(
-        self,
-        server: Server,
-        model: str,
-        run: _Run,
-        inputs: _Arrays,
-        arrays: list[npt.NDArray[Any]],
-        chosen: ResponseAllocator,
+        self, server: Server, model: str, run: _Run, arrays: _Arrays, chosen: ResponseAllocator
     ) -> InferenceResponse | InferenceRequest:
         """The native call: the response, or the request that goes on, which the server knows by now."""
         once = run.once
-        run.arrays[:] = list(map(id, arrays))
+        run.arrays[:] = list(map(id, arrays.values()))
         if run.allocator is not chosen:
             once.allocator, once.allocator_userp = chosen.pointer, chosen.userp
             run.allocator = chosen if chosen is server._default_allocator else None
@@ -175,7 +169,7 @@ class OneCall:
             if error:
                 raise self._library.api.take_error(ctypes.cast(error, Error_p), once.call.decode())
             if once.key:
-                return self._going_on(server, model, once, inputs, chosen)
+                return self._going_on(server, model, once, arrays, chosen)
             _, time_ns, thread, final, _ = ONCE_ANSWER.unpack_from(once, ONCE_ANSWER_AT)
             if thread not in server._heard_from.get(model, ()):
                 server._heard(model, thread)
@@ -192,15 +186,18 @@ class OneCall:
             elif once.response:
                 self._native.response_delete(once.response)
             if once.key:
-                self._going_on(server, model, once, inputs, chosen).close()
+                self._going_on(server, model, once, arrays, chosen).close()
             raise
 
     def _going_on(
-        self, server: Server, model: str, once: Once, inputs: _Arrays, chosen: ResponseAllocator
+        self, server: Server, model: str, once: Once, arrays: _Arrays, chosen: ResponseAllocator
     ) -> InferenceRequest:
-        held: dict[str, list[object]] = {name: [array] for name, array in inputs.items()}
+        held: dict[str, list[object]] = {name: [array] for name, array in arrays.items()}
         execution = Execution(self._library, once.key, (chosen, server))
         pointer = InferenceRequest_p.from_buffer_copy(once, ONCE_REQUEST_AT)
-        request = InferenceRequest.started(server, model, pointer, held, execution)
-        once.key = 0
-        return request
+        try:
+            once.key = 0
+            return InferenceRequest.started(server, model, pointer, held, execution)
+        except BaseException:  # Ctrl-C: a leak is better than memory freed under Triton
+            _forgotten.append((held, execution))
+            raise

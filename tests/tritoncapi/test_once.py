@@ -146,7 +146,7 @@ def test_what_else_goes_the_general_way(server: tc.Server, calls: list[int]) -> 
 
 
 def test_without_an_array_as_numpy_has_it_nothing_is_plain(server: tc.Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server._one_call, "_closed", True)
+    monkeypatch.setattr(server._one_call, "_usable", False)
     calls = spy(server, monkeypatch)
     server.infer("add_sub", pair()).close()
     assert calls == []
