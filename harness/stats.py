@@ -58,10 +58,12 @@ def theil_sen(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) 
         return Slope(math.nan, -math.inf, math.inf, n)
     if n > _MOST:
         xs, ys = (np.array([np.median(part) for part in np.array_split(values, _MOST)]) for values in (xs, ys))
+    if distinct >= needed and not np.ptp(ys):  # of ties alone, in x too, the bounds' variance may be below 0
+        return Slope(0.0, 0.0, 0.0, n)
     # Differences are what counts: large levels would only cost digits.
     with np.errstate(invalid="ignore"):  # with too few different x the bounds' variance may be below 0
         found = theilslopes(ys - ys[0], xs - xs[0], confidence)
-    if distinct < needed:
+    if distinct < needed or not np.isfinite(found[2:4]).all():
         return Slope(float(found[0]), -math.inf, math.inf, n)
     return Slope(float(found[0]), float(found[2]), float(found[3]), n)
 

@@ -52,6 +52,11 @@ def test_many_samples_at_few_places_are_still_few() -> None:
     assert theil_sen([1] * 10 + [2] * 10, range(20)).high == math.inf
 
 
+def test_a_constant_y_over_an_x_that_comes_twice() -> None:
+    x = [*range(1799), 1798]  # two samples between which nothing was done
+    assert theil_sen(x, [8.0] * 1800) == Slope(0.0, 0.0, 0.0, 1800)
+
+
 def test_constant_and_straight_y_have_exact_bounds() -> None:
     x = list(range(20))
     assert theil_sen(x, [FLAT] * 20) == Slope(0, 0, 0, 20)
