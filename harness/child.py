@@ -69,6 +69,8 @@ class Ended:
     leftovers: list[str] = field(default_factory=list)
     litter: list[str] = field(default_factory=list)
     """Folders that came up while the child ran, of a kind that it makes; another process may have made them."""
+    looked: bool = True
+    """Whether anybody looked at what is left; not in the process itself."""
 
     @property
     def phase(self) -> str:
@@ -136,7 +138,12 @@ def run(
 def evidence(folder: Path) -> dict[str, Any]:
     """What a run has written into its folder, as fields of Ended."""
     return {
-        "events": journal.read(folder / "journal.jsonl"),
+        # A line without these was edited; the count of events tells that it is missing.
+        "events": [
+            event
+            for event in journal.read(folder / "journal.jsonl")
+            if isinstance(event.get("event"), str) and isinstance(event.get("time_ns"), int)
+        ],
         "stacks": text(folder / "stacks.txt"),
         "log": _tail(folder / "triton.log"),
         "errors": _tail(folder / "stderr.txt"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import sys
 from typing import Any, NamedTuple
 
 import click
@@ -83,6 +84,9 @@ class LazyGroup(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Runs a command; the two errors that end a run before it began become one line and their exit code."""
+        for name in ("stdout", "stderr"):  # closed, as some daemons have them
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for good
         try:
             return super().main(*args, **kwargs)
         except UsageError as error:

@@ -6,8 +6,8 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -80,28 +80,57 @@ def run_and_report(
     then: Callable[[runner.Result], None] = lambda _result: None,
 ) -> None:
     """Runs the scenario, shows and saves the result, and exits with its code. ``then`` keeps more of the result."""
-    from .progress import Progress  # noqa: PLC0415
-
     outputs = Outputs(own["json_file"], _kept("html_file"), _kept("junit_file"))
     quiet = own["quiet"] or outputs.on_stdout
     outputs.check()
+    with _signals() as hold:
+        _run(where, options, own, outputs, quiet, then, hold)
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], None]]:
+    """Yields what to call when the run is over: what is left to do is short, and a signal would lose the verdict."""
+    before: dict[int, Any] = {}
+
+    def hold() -> None:
+        with suppress(ValueError):  # only the main thread may
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                before[number] = signal.signal(number, signal.SIG_IGN)
+
+    try:
+        yield hold
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _run(
+    where: str,
+    options: Mapping[str, Any],
+    own: Mapping[str, Any],
+    outputs: Outputs,
+    quiet: bool,
+    then: Callable[[runner.Result], None],
+    hold: Callable[[], None],
+) -> NoReturn:
+    from .progress import Progress  # noqa: PLC0415
+
     name = where.partition(":")[0].rpartition(".")[2]
     folder = runner.new_folder(own["runs"], name)
     timeout = float(options["timeout"])
     try:
         if own["in_process"]:
-            result = runner.run(where, options, folder, timeout=timeout, in_process=True)
+            result = runner.run(where, options, folder, timeout=timeout, in_process=True, over=hold)
         elif quiet:
-            result = runner.run(where, options, folder, timeout=timeout)
+            result = runner.run(where, options, folder, timeout=timeout, over=hold)
         else:
             with Progress(folder, timeout) as progress:
-                result = runner.run(where, options, folder, timeout=timeout, tick=progress.tick)
+                result = runner.run(where, options, folder, timeout=timeout, tick=progress.tick, over=hold)
     except (UsageError, LacksError):
         shutil.rmtree(folder, ignore_errors=True)  # nothing was run
         raise
     except (child.Interrupted, KeyboardInterrupt):
-        with suppress(ValueError):  # another Ctrl-C adds nothing; only the main thread may say so
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        hold()  # another Ctrl-C adds nothing
         _interrupted(name, folder, outputs)
     then(result)
     finish(result, outputs, quiet)
@@ -124,10 +153,18 @@ def _interrupted(name: str, folder: Path, outputs: Outputs) -> NoReturn:
 
 def finish(result: runner.Result, outputs: Outputs, quiet: bool) -> NoReturn:
     """Shows and saves a judged run and exits with its code; a file that cannot be written is no pass."""
-    if not outputs.on_stdout:
-        show(result, quiet)
+    broken: OSError | SystemExit | None = None
+    try:
+        if not outputs.on_stdout:
+            show(result, quiet)
+        sys.stdout.flush()
+    except (OSError, SystemExit) as error:  # no room, or the reader is gone: the files are written all the same
+        broken = error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     whole = _write(outputs, result)
     code = exit_code(result.verdict)
+    if broken is not None and (code == ExitCode.PASS or isinstance(broken, SystemExit)):
+        raise broken
     raise SystemExit(code if whole or code != ExitCode.PASS else ExitCode.LACKS)
 
 
@@ -146,15 +183,21 @@ def show(result: runner.Result, quiet: bool) -> None:
     out = report.console()
     scenario, run, verdict = result.scenario, result.run, result.verdict
     if not quiet:
-        for line in scenario.summary(run):
-            out.print(line, markup=False)
+        _print_lines(out, lambda: scenario.summary(run))
         report.print_checks(out, result.checks)
         report.print_stacks(out, run.ended, verdict, all_lines=bool(run.options.get("verbose")))
-        for line in scenario.appendix(run, verdict):
-            out.print(line, markup=False)
+        _print_lines(out, lambda: scenario.appendix(run, verdict))
     out.print(report.verdict_line(scenario.name, verdict, result.sentence))
     if not quiet:
         out.print(f"kept in {shown(result.folder)}", style="dim", markup=False)
+
+
+def _print_lines(out: Any, lines: Callable[[], Iterable[Any]]) -> None:
+    try:
+        for line in lines():
+            out.print(line, markup=False)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # a history that was edited
+        out.print(f"(more cannot be shown of this run: {type(error).__name__}: {error})", markup=False)
 
 
 def shown(folder: Path) -> str:

@@ -9,7 +9,7 @@ from .child import Ended
 from .journal import Event
 from .roles import RUNNING
 from .scenario import Run
-from .verdict import Check, failed, passed, unknown
+from .verdict import Check, failed, passed, skipped, unknown
 
 
 def process_check(run: Run) -> list[Check]:
@@ -39,6 +39,8 @@ def process_check(run: Run) -> list[Check]:
 def leftovers_check(run: Run) -> list[Check]:
     """What the child left behind; every scenario's last checker, as something else is mostly the reason."""
     ended = run.ended
+    if not ended.looked:
+        return [skipped("left over", "not looked at: --in-process has nobody who could")]
     if ended.leftovers:
         text = f"left behind, and removed: {', '.join(ended.leftovers[:4])}"
         return [failed("left over", text, leftovers=ended.leftovers)]

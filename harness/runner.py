@@ -26,6 +26,7 @@ from .verdict import Check, Verdict, exit_code, overall, unknown
 _LINES = 400  # of the log, and of standard error, in a result
 PACKAGES = ("tritoncapi-harness", "numpy", "cuda-bindings", "nvidia-pytriton")
 _HISTORY = "history"  # how many events the journal had
+_TYPES = {"how": str, "signal": str, "stacks": str, "log": list, "errors": list, "leftovers": list, "litter": list}
 CRASHED = "crashed"  # in the journal: a child that was followed by another
 FORMAT = 1
 """Version of the JSON that commands write (docs/report-schema.md): raised when something is taken away or changed."""
@@ -58,6 +59,14 @@ class Result:
         first = next((check for check in self.checks if check.verdict == self.verdict), None)
         return " ".join(f"{first.name}: {first.sentence}".split()) if first else "nothing was checked"
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the scenario adds to the JSON; of a history that was edited perhaps nothing can be said."""
+        try:
+            return dict(self.scenario.facts(self.run))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            return {}
+
     def as_json(self) -> dict[str, Any]:
         """The result as plain data; a history that is not brief, and the whole log, are in the run's folder only."""
         ended = self.run.ended
@@ -82,7 +91,7 @@ class Result:
             "log": ended.log[-_LINES:],
             "errors": ended.errors[-_LINES:],
             "folder": str(self.folder),
-            **self.scenario.facts(self.run),
+            **self.facts,
         }
         return {**result, "journal": ended.events} if self.scenario.brief else result
 
@@ -114,8 +123,12 @@ def run(
     timeout: float,
     in_process: bool = False,
     tick: Callable[[float], None] | None = None,
+    over: Callable[[], None] = lambda: None,
 ) -> Result:
-    """Runs a scenario, saves how it ended, judges it. Raises UsageError, LacksError, child.Interrupted."""
+    """Runs a scenario, saves how it ended, judges it. Raises UsageError, LacksError, child.Interrupted.
+
+    ``over`` is called when the child has ended and only what it left is to be judged.
+    """
     scenario = build(where, options)
 
     def write() -> None:
@@ -131,6 +144,7 @@ def run(
         ended = child.run(job, folder, tick, write)
         while ended.how == "crashed" and ended.seconds < timeout and (change := scenario.resume(ended)) is not None:
             ended = _go_on(job, ended, change, folder, tick)
+    over()
     saved = asdict(ended)
     saved[_HISTORY] = len(saved.pop("events"))
     (folder / ENDED).write_text(json.dumps(saved, indent=2) + "\n")
@@ -161,7 +175,7 @@ def here(parameters: dict[str, Any], folder: Path) -> Ended:
     with closing(Journal(folder / "journal.jsonl")) as book:
         execute(parameters, book, folder)
         book.write("end")
-    return Ended("ended", 0, time.monotonic() - began, **child.evidence(folder))
+    return Ended("ended", 0, time.monotonic() - began, **child.evidence(folder), looked=False)
 
 
 def describe(name: str, where: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,6 +216,9 @@ def judge(folder: Path) -> Result:
         known = {each.name for each in fields(Ended)} | {_HISTORY}
         saved |= {key: value for key, value in _load(folder / ENDED).items() if key in known}
     due = saved.pop(_HISTORY, 0)
+    for key, kind in (*_TYPES.items(), (_HISTORY, int)):
+        if not isinstance(due if key == _HISTORY else saved.get(key, kind()), kind):
+            raise UsageError(f"{folder} holds no run that can be read: {ENDED}: {key} is no {kind.__name__}")
     past = Run(options, Ended(**saved), samples)
     checks: list[Check] = []
     if len(past.ended.events) < due:

@@ -181,7 +181,9 @@ def _calls(events: list[Event], outcomes: Counter[str]) -> list[Check]:
         problems.append(f"{calls['strays']} response(s) came after their request was over")
     if problems:
         return [failed("requests", "; ".join(problems))]
-    return [passed("requests", f"each of {sum(outcomes.values())} was answered once and came back")]
+    crashed = sum(event["event"] == CRASHED for event in events)
+    rest = f"; {crashed} crashed with Triton" if crashed else ""
+    return [passed("requests", f"each of {sum(outcomes.values()) - crashed} was answered once and came back{rest}")]
 
 
 def _stop(events: list[Event]) -> list[Check]:
@@ -220,7 +222,10 @@ def facts(run: Run) -> dict[str, Any]:
     hidden = {"event", "time_ns"}
     plan = last(run.ended.events, "plan") or {}
     done = figures(run)
-    cells = [{key: value for key, value in cell.items() if key not in hidden} for cell in cells_of(run)]
+    cells = [
+        {**{key: value for key, value in cell.items() if key not in hidden}, "reproduce": reproducer(run, cell["cell"])}
+        for cell in cells_of(run)
+    ]
     return {
         "matrix": {key: value for key, value in {**plan, **done}.items() if key not in hidden},
         "cells": cells,

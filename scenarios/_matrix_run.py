@@ -251,7 +251,6 @@ def _prepare(bench: Bench, number: int) -> None:
     if model_of(cell) in bench.loaded and asked_of(cell) in bench.loaded:
         return
     began = time.monotonic()
-    bench.journal.phase("loading models")
     native = cell["backend"] == NATIVE
     due: dict[str, None] = {}
     asked: dict[str, None] = {}
@@ -262,6 +261,8 @@ def _prepare(bench: Bench, number: int) -> None:
         asked[asked_of(each)] = None
     if not native:
         _unload(bench, number)
+    names = ", ".join([*due, *(name for name in asked if name not in due)][:8])
+    bench.journal.phase(f"loading models ({names})")  # a crash is in one of these
     _load(bench, list(due))
     _load(bench, [name for name in asked if name not in due])  # ensembles, once what they are made of is there
     passed = time.monotonic() - began

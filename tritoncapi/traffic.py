@@ -27,6 +27,7 @@ _SLICE_NS = 100_000_000  # between looks at pending signals while one waits
 _ENDED, _SAMPLE = 2, 1
 _MAX_THREADS = 64  # TC_THREADS
 _WRONG_KEPT = 10  # texts of failed checks
+_MAX_RATE, _MAX_SECONDS = 1e8, 1e9
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Target:
     allocator: Allocator | None = None
 
     def __post_init__(self) -> None:
-        if not self.weight > 0:
+        if not 0 < self.weight < float("inf"):
             raise ValueError("a target's weight is a positive number")
         if not 0 <= self.cancel_rate <= 1 or self.sequence_length < 0:
             raise ValueError("a cancel rate lies between 0 and 1, and a sequence has no negative length")
@@ -127,10 +128,15 @@ class Traffic:
         self.targets = (targets,) if isinstance(targets, Target) else tuple(targets)
         if not self.targets or concurrency < threads or threads < 1:
             raise ValueError("traffic needs a target and at least one request in flight for each thread")
-        if (rate is not None and not rate > 0) or (poisson and rate is None):
-            raise ValueError("a rate is a positive number of requests a second, and Poisson arrivals need one")
-        if requests == 0 or duration == 0 or check_every < 1 or not patience > 0:
-            raise ValueError("requests, duration, check_every and patience are positive")
+        if (rate is not None and not 0 < rate <= _MAX_RATE) or (poisson and rate is None):
+            raise ValueError(f"a rate is 0 to {_MAX_RATE:g} requests a second, more than 0; Poisson arrivals need one")
+        times = (duration, patience, warmup or None)
+        if any(seconds is not None and not 0 < seconds <= _MAX_SECONDS for seconds in times):
+            raise ValueError(f"duration, patience and warmup are positive, and at most {_MAX_SECONDS:g} seconds")
+        if (requests is not None and requests < 1) or warmup_requests < 0 or check_every < 1 or least_for_errors < 0:
+            raise ValueError("requests and check_every are positive, the other counts not negative")
+        if max_error_rate is not None and not 0 <= max_error_rate <= 1:
+            raise ValueError(f"an error rate lies between 0 and 1, not at {max_error_rate}")
         self._server = server
         self._library = server.library
         self._native = server.library.native

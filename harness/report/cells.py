@@ -11,9 +11,12 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .plain import mapping, number, text_of
+
+if TYPE_CHECKING:
+    from ..runner import Result
 
 WORST_FIRST = ("fail", "unexpected_pass", "unknown", "known", "skipped", "pass")
 WORDS = {"unexpected_pass": "unexpected pass", "known": "known defect"}
@@ -58,6 +61,12 @@ def cells_of(events: Iterable[Mapping[str, Any]]) -> list[Cell]:
             found.pop(name, None)
             found[name] = _cell(name, inner)
     return list(found.values())
+
+
+def cells_in(result: Result) -> list[Cell]:
+    """Those that the scenario itself names, a crashed one among them; else those of the journal."""
+    told = result.facts.get("cells")
+    return cells_of(told if isinstance(told, list) else result.run.ended.events)
 
 
 def _cell(name: str, line: Mapping[str, Any]) -> Cell:

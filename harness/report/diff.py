@@ -9,7 +9,7 @@ from typing import Any
 from ..json_file import jsonable
 from ..runner import FORMAT, Result
 from ..verdict import Check, ExitCode, Verdict
-from .cells import WORST_FIRST, Cell, cells_of
+from .cells import WORST_FIRST, Cell, cells_in
 from .document import run
 from .figures import figures
 
@@ -109,7 +109,7 @@ def _verdicts(a: Result, b: Result) -> Iterator[Change]:
         before, after = in_a.get(name), in_b.get(name)
         found = after or before
         yield Change("check", name, _verdict(before), _verdict(after), found.sentence if found else "")
-    cells_a, cells_b = ({cell.name: cell for cell in cells_of(each.run.ended.events)} for each in (a, b))
+    cells_a, cells_b = ({cell.name: cell for cell in cells_in(each)} for each in (a, b))
     for name in dict.fromkeys([*cells_a, *cells_b]):
         yield Change("cell", name, _outcome(cells_a.get(name)), _outcome(cells_b.get(name)), "")
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..json_file import jsonable
 from ..runner import FORMAT, Result
 from ..verdict import Check, Verdict, exit_code, overall
-from .cells import cells_of, command_of
+from .cells import cells_in, command_of
 from .figures import figures, missing_of
 from .steps import steps_of
 
@@ -41,7 +41,7 @@ def run(result: Result) -> dict[str, Any]:
     found: dict[str, Any] = dict(result.as_json())
     found["figures"] = figures(result)
     found["missing"] = missing_of(result.run.samples)
-    if cells := cells_of(events):
+    if cells := cells_in(result):
         found["cells"] = [
             {
                 "cell": cell.name,

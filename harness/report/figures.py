@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..runner import Result
-from .cells import cells_of
+from .cells import cells_in
 from .plain import mapping, number
 from .steps import steps_of
 
@@ -122,5 +122,5 @@ def _steps(result: Result) -> Iterator[tuple[str, float]]:
 
 
 def _cells(result: Result) -> Iterator[tuple[str, float]]:
-    for outcome, count in sorted(Counter(cell.outcome for cell in cells_of(result.run.ended.events)).items()):
+    for outcome, count in sorted(Counter(cell.outcome for cell in cells_in(result)).items()):
         yield f"cells {outcome}", count

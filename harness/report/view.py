@@ -13,7 +13,7 @@ from ..runner import Result
 from ..verdict import Check, Verdict
 from . import latency
 from .cells import WORDS as OUTCOMES
-from .cells import WORST_FIRST, Cell, HeatMap, Spot, cells_of, command_of, heat_map
+from .cells import WORST_FIRST, Cell, HeatMap, Spot, cells_in, command_of, heat_map
 from .figures import figures, missing_of
 from .plain import mapping, pretty, shortened, visible
 from .series import Series, charts
@@ -185,7 +185,7 @@ class View:
     @cached_property
     def matrix(self) -> MatrixView | None:
         """The heat map."""
-        cells = cells_of(self.ended.events)
+        cells = cells_in(self.result)
         if not cells:
             return None
         order = sorted(range(len(cells)), key=lambda n: (WORST_FIRST.index(cells[n].outcome), n))

@@ -52,7 +52,7 @@ def save(
         "machine": {"platform": "Linux", "cpus": 2},
         "environment": {},
     }
-    history = [*events, {"event": "end", "time_ns": 100 * SECOND}]
+    history = [*({"event": "note", "time_ns": 0, **event} for event in events), {"event": "end", "time_ns": 100 * SECOND}]
     full = {
         "how": "ended",
         "code": 0,

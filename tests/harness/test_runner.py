@@ -211,6 +211,8 @@ def test_leftovers_check() -> None:
         assert check.verdict == Verdict.FAIL
         assert check.sentence == "left behind, and removed: process 7 (stub)"
     assert endings.leftovers_check(ended(how="crashed")) == []
+    (check,) = endings.leftovers_check(ended(looked=False))  # --in-process
+    assert check.verdict == Verdict.SKIPPED
     (check,) = endings.leftovers_check(ended(litter=["/tmp/python_env_x"]))
     assert check.verdict == Verdict.PASS
     assert "/tmp/python_env_x came up meanwhile" in check.sentence

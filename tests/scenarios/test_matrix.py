@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import tritoncapi as tc
-from harness import cli
+from harness import cli, runner
 from harness.child import Ended
 from harness.errors import LacksError, UsageError
+from harness.report.document import document
 from harness.scenario import Run
 from harness.verdict import Verdict, overall
 from scenarios import _matrix_checks as checks
@@ -381,13 +382,18 @@ def test_a_fault_that_nothing_sees_is_no_pass() -> None:
 
 
 @pytest.mark.triton
-def test_each_crash_is_a_cell_and_the_others_run(tmp_path: Path) -> None:
+def test_each_crash_is_a_cell_and_the_others_run(tmp_path: Path, runs: Path) -> None:
     done, found = facts(
         tmp_path, "--full", "--only", CELL.replace("batch=1", "batch=1,max"), "--fault", "crash", "--timeout", "60"
     )
     assert done.exit_code == 1
     assert [cell["evidence"] for cell in found["cells"]] == 2 * ["Triton crashed with SIGSEGV in this cell"]
     assert "not reached" not in done.output
+    # The page and its JSON know of them too, and of the command that shows it again.
+    (folder,) = (path.parent for path in runs.rglob("run.json"))
+    (told,) = document([runner.judge(folder)])["runs"]
+    assert [cell["outcome"] for cell in told["cells"]] == ["fail", "fail"]
+    assert all(cell["reproduce"].endswith(f"{cell['cell']} --fault crash") for cell in told["cells"])
 
 
 @pytest.mark.triton

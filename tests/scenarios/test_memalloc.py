@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -237,6 +238,20 @@ def test_quiet_is_one_line(runs: Path) -> None:
     sentence = "inputs on cpu, outputs on cpu: every value and every place is right"
     assert done.output == f"memalloc: PASS - {sentence}\n"
     assert kept(runs).is_dir()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_files_are_written_whatever_becomes_of_the_output(tmp_path: Path, runs: Path) -> None:
+    script = Path(sys.executable).parent / "tritoncapi-harness"
+    for number, (fault, where, code) in enumerate(
+        [("", "| head -c 1; exit ${PIPESTATUS[0]}", 141), ("--fault wrong_values", "> /dev/full", 1)]
+    ):
+        made = [tmp_path / f"{number}.{kind}" for kind in ("json", "html", "xml")]
+        files = " ".join(f"--{kind} {path}" for kind, path in zip(("json", "html", "junit"), made, strict=True))
+        command = f"{script} memalloc {fault} {files} {where}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert all(path.stat().st_size > 1000 for path in made)
 
 
 def test_in_process(runs: Path) -> None:

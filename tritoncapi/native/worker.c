@@ -12,6 +12,7 @@
 
 static const int64_t SECOND = 1000000000;
 static const int64_t NAP_NS = 10000000;      /* the longest time in which nobody looks at what came back */
+enum { DRAWN = 1000000 }; /* of unsent requests, one by one */
 static const int64_t CANCEL_GRACE = 1000000000; /* for requests that were cancelled because nothing came back */
 
 /* Ids of sequences: apart from the small ones that people choose, and within 31 bits for models that take an INT32. */
@@ -242,7 +243,11 @@ static void count_unsent(struct tc_worker *worker) {
   int64_t end = end_ns(traffic), now = tc_now();
   if (!(traffic->options.rate > 0) || worker->exhausted) return;
   if (end > now) end = now;
-  for (; due_at(worker) < end; next_due(worker)) worker->tallies[0].counts.unsent++;
+  uint64_t *unsent = &worker->tallies[0].counts.unsent;
+  for (int i = 0; i < DRAWN && due_at(worker) < end; i++, next_due(worker)) ++*unsent;
+  /* So many that it does not matter which: as many as there are on average. */
+  int64_t left_ns = end - due_at(worker);
+  if (left_ns > 0) *unsent += (uint64_t)((double)left_ns / 1e9 * traffic->options.rate / traffic->options.threads);
 }
 
 /* Sequences that are open are ended, each by one more request. Model and slots are then as they were before. */
