@@ -138,12 +138,7 @@ def run(
 def evidence(folder: Path) -> dict[str, Any]:
     """What a run has written into its folder, as fields of Ended."""
     return {
-        # A line without these was edited; the count of events tells that it is missing.
-        "events": [
-            event
-            for event in journal.read(folder / "journal.jsonl")
-            if isinstance(event.get("event"), str) and isinstance(event.get("time_ns"), int)
-        ],
+        "events": [event for event in journal.read(folder / "journal.jsonl") if journal.is_whole(event)],
         "stacks": text(folder / "stacks.txt"),
         "log": _tail(folder / "triton.log"),
         "errors": _tail(folder / "stderr.txt"),

@@ -52,6 +52,11 @@ def read(path: Path) -> list[Event]:
     return events
 
 
+def is_whole(event: Event) -> bool:
+    """Whether it has what ``Journal.write`` gives every event; a line without it was edited."""
+    return isinstance(event.get("event"), str) and isinstance(event.get("time_ns"), int)
+
+
 def last(events: list[Event], name: str) -> Event | None:
     """The newest event of this name."""
     return next((event for event in reversed(events) if event.get("event") == name), None)

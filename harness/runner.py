@@ -224,6 +224,9 @@ def judge(folder: Path) -> Result:
     if len(past.ended.events) < due:
         text = f"only {len(past.ended.events)} of {due} events are left in journal.jsonl: what the run did is not known"
         return Result(scenario, past, [unknown("history", text)], folder, described)
+    if odd := sum(not journal.is_whole(event) for event in journal.read(folder / "journal.jsonl")):
+        text = f"{odd} lines of journal.jsonl have no event or no time: it was edited, so what the run did is not known"
+        return Result(scenario, past, [unknown("history", text)], folder, described)
     for checker in scenario.checkers:
         try:
             checks += checker(past)

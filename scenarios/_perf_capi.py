@@ -50,6 +50,7 @@ class CApiBench:
         self.allocator: ResponseAllocator | None = None  # None: on the CPU, without records
         self.validator: Validator | None = None
         self.lost = False
+        self.strays = server.library.native.slot_strays()
         self.orderly = True
         self.current: CApiLoad | None = None
         self.settings: dict[str, Any] = {}
@@ -292,6 +293,7 @@ def serving(
 
 def _stop(bench: CApiBench, options: Mapping[str, Any], journal: Journal) -> bool:
     began = time.monotonic()
+    journal.write("strays", count=bench.server.library.native.slot_strays() - bench.strays)
     text = "Triton never gave requests back" if bench.lost else ""
     try:
         if not bench.lost:

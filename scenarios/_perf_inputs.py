@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from tritoncapi import DataType
 from tritoncapi.tensor import dtype_of
 
 SETS = 8  # different inputs of a model, so that an old answer cannot pass for a new one
+_MOST = 1 << 31  # elements of an input
 Tensors = dict[str, npt.NDArray[Any]]
 
 
@@ -50,11 +53,11 @@ def shapes(model: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, tu
         dims = [int(n) for n in tensor["shape"]]
         said = options["shapes"].get(tensor["name"])
         if said is not None:
-            full = [batch, *said] if most and len(said) == len(dims) - 1 else list(said)
+            full = [batch, *said] if most else list(said)
             if len(full) != len(dims) or any(d not in (-1, n) for d, n in zip(dims, full, strict=True)):
                 raise UsageError(
                     f"--shape {tensor['name']}:{'x'.join(map(str, said))}: model {name} has {dims} there"
-                    + (" (the first is the batch)" if most else "")
+                    + (" (the first is the batch, which --batch says)" if most else "")
                 )
             dims = full
         elif most:
@@ -65,6 +68,8 @@ def shapes(model: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, tu
                 f"model {name}: input {tensor['name']} has the dynamic shape {tensor['shape']}; "
                 f"say which one to send: --shape {tensor['name']}:{example}"
             )
+        if -1 not in dims and math.prod(dims) > _MOST:
+            raise UsageError(f"input {tensor['name']} of model {name}: {math.prod(dims):,} elements are too many")
         found[tensor["name"]] = tuple(dims)
     return found
 
@@ -96,9 +101,9 @@ def _from_file(path: Path, model: Mapping[str, Any], wanted: Mapping[str, tuple[
         else:
             loaded = json.loads(path.read_text())
             sets = loaded["data"] if isinstance(loaded, dict) and "data" in loaded else [loaded]
-            if not sets or not all(isinstance(entry, dict) for entry in sets):
+            if not isinstance(sets, list) or not sets or not all(isinstance(entry, dict) for entry in sets):
                 raise ValueError("it holds neither {input: values} nor {\"data\": [{input: values}, ...]}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"--input-data {path}: {error}") from error
     return [_one_set(path, entry, model, wanted) for entry in sets]
 

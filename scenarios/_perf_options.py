@@ -99,7 +99,8 @@ def _check_models(full: Mapping[str, Any]) -> None:
     known = models.built_in()
     for name in [*names, *others]:
         if name not in known:
-            raise UsageError(f"-m {name}: without -r there are {', '.join(known)}")
+            option = "--ab-model" if name in others else "-m"
+            raise UsageError(f"{option} {name}: without -r there are {', '.join(known)}")
     if full["validate"]:
         raise UsageError("--validate is for models of your own (-r): the built-in ones' values are always checked")
     if full["input_data"] or full["shapes"]:

@@ -15,6 +15,7 @@ _RANGE = re.compile(r"([\d.]+):([\d.]+)(?::(x?)([\d.]+))?")
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _MOST = 200  # points
+_FASTEST = 10_000_000  # requests a second; no Triton takes a tenth of that
 LONG = 60.0  # seconds; a step that lasts so long is watched for growth
 
 
@@ -75,12 +76,15 @@ def _spread(match: re.Match[str]) -> list[float]:
 def points(options: Mapping[str, Any]) -> list[Point]:
     """The points of ``--concurrency`` or ``--rate``. Raises UsageError."""
     if options["rate"] is None:
-        text = options["concurrency"] or "1"
+        text = "1" if options["concurrency"] is None else options["concurrency"]
         return [Point(int(n)) for n in numbers("--concurrency", text, whole=True)]
     if options["concurrency"] is not None:
         raise UsageError("--concurrency and --rate exclude each other; --in-flight bounds what is out at a rate")
     limit = options["in_flight"] or IN_FLIGHT
-    return [Point(limit, n) for n in numbers("--rate", options["rate"], whole=False)]
+    rates = numbers("--rate", options["rate"], whole=False)
+    if max(rates) > _FASTEST:
+        raise UsageError(f"--rate {options['rate']}: at most {_FASTEST:,} requests a second")
+    return [Point(limit, n) for n in rates]
 
 
 def steps(options: Mapping[str, Any]) -> list[Step]:

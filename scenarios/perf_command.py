@@ -91,6 +91,8 @@ def command(input_: str, csv_file: Path | None, save: str | None, baselines: Pat
         if full["two_sides"]:
             raise UsageError("--save keeps one side; leave out --ab and --ab-model")
         target = _perf_baseline.path_of(folder, save)
+    if str(csv_file) == "-":
+        raise UsageError("--csv -: the table goes to a file; name one")
     check_writable(csv_file, "--csv")
 
     def then(result: runner.Result) -> None:

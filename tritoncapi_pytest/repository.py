@@ -80,6 +80,9 @@ class Repository(os.PathLike[str]):
             self.add_backend(backend)
         self._check_new(name)
         folder = self.path / name
+        for relative in (".", *(files or {})):
+            if Path(relative).is_absolute() or ".." in Path(name, relative).parts:
+                raise ValueError(f"{name}: {relative}: that is not in the model's folder")
         for version in versions:
             (folder / str(version)).mkdir(parents=True)
         for relative, content in {"config.pbtxt": config + _text("", parameters), **(files or {})}.items():

@@ -52,7 +52,8 @@ def save(
         "machine": {"platform": "Linux", "cpus": 2},
         "environment": {},
     }
-    history = [*({"event": "note", "time_ns": 0, **event} for event in events), {"event": "end", "time_ns": 100 * SECOND}]
+    told = [{"event": "note", "time_ns": 0, **event} for event in events]
+    history = [*told, {"event": "end", "time_ns": 100 * SECOND}]
     full = {
         "how": "ended",
         "code": 0,

@@ -232,6 +232,15 @@ def test_damaged_history_is_unknown(tmp_path: Path) -> None:
     here(tmp_path)
     path = tmp_path / "journal.jsonl"
     whole = path.read_text()
+    path.write_text(whole + '{"event": "died"}\n')
+    (check,) = runner.judge(tmp_path).checks
+    assert (check.verdict, check.sentence[:40]) == (Verdict.UNKNOWN, "1 lines of journal.jsonl have no event o")
+    saved = json.loads((tmp_path / "ended.json").read_text())
+    for edit in ({"history": "x"}, {"log": None}, {"stacks": []}):
+        (tmp_path / "ended.json").write_text(json.dumps({**saved, **edit}))
+        with pytest.raises(UsageError, match=f"ended.json: {next(iter(edit))} is no"):
+            runner.judge(tmp_path)
+    (tmp_path / "ended.json").write_text(json.dumps(saved))
     for part in ("", whole[: len(whole) // 2]):
         path.write_text(part)
         result = runner.judge(tmp_path)

@@ -223,6 +223,7 @@ FAULTS = [
     ("c-api", "wrong_values", r"values: concurrency 1: .* answers are wrong; add_sub: .*OUTPUT0\[0, 0\] is \d+, expec"),
     ("c-api", "fail_request", r"errors: concurrency 1: .* requests failed \(\d+ INTERNAL\), allowed 0.000%; INTER"),
     ("c-api", "crash", r"process: Triton crashed with SIGSEGV while measuring concurrency 1 \(1 of 1\)"),
+    ("c-api", "answer_twice", r"answers: \d+ callbacks came for requests that were over"),
     ("c-api", "fail_instance_init", r"server: ServerLoadModel: .*planted fault"),
     ("c-api", "no_answer", r"errors: concurrency 1: 1 requests never came back"),
     ("http", "fail_request", r"errors: concurrency 1: .* requests failed \(\d+ HTTP 500\)"),
@@ -409,7 +410,8 @@ def test_a_client_that_fails_says_nothing_of_the_server(tmp_path: Path, library:
     assert invoke("--requests", "50", "--protocol", "http").exit_code == 0
     folder = newest(tmp_path)
     with (folder / "journal.jsonl").open("a") as file:
-        file.write(json.dumps({"event": "died", "text": "client process 0 ended", "what": "client"}) + "\n")
+        line = {"event": "died", "time_ns": 1, "text": "client process 0 ended", "what": "client"}
+        file.write(json.dumps(line) + "\n")
     done = CliRunner().invoke(cli.main, ["recheck", str(folder)])
     assert (done.exit_code, last_line(done.output)) == (3, "perf: UNKNOWN - client: client process 0 ended")
 

@@ -310,6 +310,10 @@ def test_a_long_step_is_watched_for_growth(leak: float, expected: Verdict) -> No
 
 
 def test_shapes_and_batches() -> None:
+    with pytest.raises(UsageError, match=r"has \[-1, 3\] there \(the first is the batch, which --batch says\)"):
+        input_sets(model(shape=[-1, 3], batch=4), options(shapes={"IN": [4, 3]}))
+    with pytest.raises(UsageError, match="elements are too many"):
+        input_sets(model(shape=[-1]), options(shapes={"IN": [99_999_999_999]}))
     assert input_sets(model(shape=[-1, 3], batch=4), options(batch=4))[0]["IN"].shape == (4, 3)
     assert input_sets(model(shape=[-1, -1], batch=4), options(batch=2, shapes={"IN": [5]}))[0]["IN"].shape == (2, 5)
     assert input_sets(model(shape=[]), options(shapes={"IN": []}))[0]["IN"].shape == ()

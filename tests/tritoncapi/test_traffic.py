@@ -466,6 +466,11 @@ def test_misuse(server: tc.Server) -> None:
         {"requests": 0},
         {"check_every": 0},
         {"patience": 0.0},
+        {"rate": float("inf")},
+        {"requests": -1},
+        {"duration": -1.0},
+        {"patience": float("nan")},
+        {"max_error_rate": 1.5},
     ):
         with pytest.raises(ValueError):  # noqa: PT011 - each says something else
             tc.Traffic(server, ADD_SUB, **settings)
