@@ -268,7 +268,8 @@ def _left(events: list[Event], ended: Ended) -> list[Check]:
         return [failed("left over", problems[0], problems=problems)]
     if stop is None:
         return []
-    return [passed("left over", f"no request, response, process or shared memory; stopped in {stop['seconds']:.2f} s")]
+    what = "request, response, process or shared memory" if ended.looked else "request or response"
+    return [passed("left over", f"no {what}; stopped in {stop['seconds']:.2f} s")]
 
 
 def _copy_errors(ended: Ended) -> list[str]:
