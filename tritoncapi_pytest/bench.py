@@ -131,5 +131,8 @@ def fixture(item: pytest.Item, library: Library) -> Iterator[Bench]:
     bench = Bench(library, state.of(item.config).shm_prefix)
     item.stash[BENCH] = bench
     yield bench
-    if problems := bench.close():
+    problems = bench.close()
+    if problems and item.session.exitstatus == pytest.ExitCode.INTERRUPTED:  # nobody would catch a failure now
+        item.config.get_terminal_writer().line("\n" + "\n".join(problems))
+    elif problems:
         pytest.fail("\n".join(problems), pytrace=False)
