@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 
-import model_repos
-from tritoncapi import CPU, CallableAllocator, ResponseAllocator, Server, load
+from tritoncapi import CPU, CallableAllocator, ResponseAllocator, Server
 from tritoncapi.allocator import Allocator
 
 from .pairs import Measure, compare
+from .serving import running
 
 REQUESTS = 2000
 INPUTS = {"INPUT0": np.ones((1, 16), np.int32), "INPUT1": np.ones((1, 16), np.int32)}
@@ -45,31 +43,15 @@ def rate(server: Server, allocator: Allocator, threads: int) -> Measure:
 
 def main() -> None:
     """One thread and four."""
-    library = load()
-    with tempfile.TemporaryDirectory(prefix="tritoncapi-bench-") as name:
-        folder = Path(name)
-        (folder / "repository").mkdir()
-        source = model_repos.folder("memalloc") / MODEL
-        model_repos.copy_model(source, folder / "repository", model_repos.instance_group(count=4))
-        backends = model_repos.backend_directory(folder / "backends", library.triton.backends)
-        with (
-            Server(
-                folder / "repository",
-                backend_directory=backends,
-                log_info=False,
-                log_warn=False,
-                log_error=False,
-                gpu_metrics=False,
-                cpu_metrics=False,
-            ) as server,
-            ResponseAllocator(CPU, keep_records=False) as native,
-            CallableAllocator(lambda _tensor, _size, _preferred: CPU) as python,
-        ):
-            server.load(MODEL)
-            for threads in (1, 4):
-                compare(
-                    f"infer, {threads} thread(s), add/sub of 16 INT32",
-                    "us/request",
-                    ("allocator and callbacks in native code", rate(server, native, threads)),
-                    ("allocator a Python function", rate(server, python, threads)),
-                )
+    with (
+        running({MODEL: 4}) as (server, _),
+        ResponseAllocator(CPU, keep_records=False) as native,
+        CallableAllocator(lambda _tensor, _size, _preferred: CPU) as python,
+    ):
+        for threads in (1, 4):
+            compare(
+                f"infer, {threads} thread(s), add/sub of 16 INT32",
+                "us/request",
+                ("allocator and callbacks in native code", rate(server, native, threads)),
+                ("allocator a Python function", rate(server, python, threads)),
+            )

@@ -138,7 +138,7 @@ def run(
 def evidence(folder: Path) -> dict[str, Any]:
     """What a run has written into its folder, as fields of Ended."""
     return {
-        "events": [event for event in journal.read(folder / "journal.jsonl") if journal.is_whole(event)],
+        "events": journal.read(folder / "journal.jsonl"),
         "stacks": text(folder / "stacks.txt"),
         "log": _tail(folder / "triton.log"),
         "errors": _tail(folder / "stderr.txt"),

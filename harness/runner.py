@@ -219,12 +219,14 @@ def judge(folder: Path) -> Result:
     for key, kind in (*_TYPES.items(), (_HISTORY, int)):
         if not isinstance(due if key == _HISTORY else saved.get(key, kind()), kind):
             raise UsageError(f"{folder} holds no run that can be read: {ENDED}: {key} is no {kind.__name__}")
-    past = Run(options, Ended(**saved), samples)
+    whole = [event for event in saved["events"] if journal.is_whole(event)]
+    odd = len(saved["events"]) - len(whole)
+    past = Run(options, Ended(**{**saved, "events": whole}), samples)
     checks: list[Check] = []
     if len(past.ended.events) < due:
         text = f"only {len(past.ended.events)} of {due} events are left in journal.jsonl: what the run did is not known"
         return Result(scenario, past, [unknown("history", text)], folder, described)
-    if odd := sum(not journal.is_whole(event) for event in journal.read(folder / "journal.jsonl")):
+    if odd:
         text = f"{odd} lines of journal.jsonl have no event or no time: it was edited, so what the run did is not known"
         return Result(scenario, past, [unknown("history", text)], folder, described)
     for checker in scenario.checkers:

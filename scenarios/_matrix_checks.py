@@ -183,7 +183,10 @@ def _calls(events: list[Event], outcomes: Counter[str]) -> list[Check]:
         return [failed("requests", "; ".join(problems))]
     crashed = sum(event["event"] == CRASHED for event in events)
     rest = f"; {crashed} crashed with Triton" if crashed else ""
-    return [passed("requests", f"each of {sum(outcomes.values()) - crashed} was answered once and came back{rest}")]
+    answered = sum(outcomes.values()) - crashed
+    if not answered:
+        return [unknown("requests", f"none was answered{rest}")]
+    return [passed("requests", f"each of {answered} was answered once and came back{rest}")]
 
 
 def _stop(events: list[Event]) -> list[Check]:
