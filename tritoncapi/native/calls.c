@@ -257,6 +257,25 @@ bool tc_call_wait_for(struct tc_call *call, int until_done, int64_t timeout_ns) 
   return is_met(call, until_done);
 }
 
+/* Waits, and takes the response when the answer is whole: all has come, and one response was in it. Says whether. */
+bool tc_call_take_answer(struct tc_call *call, int64_t timeout_ns, struct tc_answer *answer) {
+  pthread_mutex_lock(&call->lock);
+  tc_call_wait_for(call, 1, timeout_ns);
+  bool whole = call->state.done && call->state.responses == 1;
+  answer->thread = call->state.thread;
+  for (size_t i = call->head; whole && i < call->tail; i++) {
+    struct tc_event *event = &call->events[i];
+    if (!event->response) continue;
+    answer->response = event->response;
+    answer->time_ns = event->time_ns;
+    answer->final = event->flags & TC_RESPONSE_FINAL;
+    event->response = NULL;
+  }
+  pthread_mutex_unlock(&call->lock);
+  if (whole) answer->failed = tc_triton.InferenceResponseError(answer->response) != NULL;
+  return whole;
+}
+
 /* Waits until an event can be taken, or the call is done, or (until_done) only the latter. Fills `state`.
  * Returns 1 when what was waited for is there, 0 when the time is over, -1 when there is no such call. */
 int tc_call_wait(uint64_t key, int64_t timeout_ns, int until_done, struct tc_state *state) {

@@ -41,6 +41,13 @@ struct tc_call {
   struct tc_call *next; /* in its bucket */
 };
 
+/* What came of a call that was answered with one response. */
+struct tc_answer {
+  TRITONSERVER_InferenceResponse *response; /* NULL: it goes on, or was not submitted */
+  int64_t time_ns, thread;
+  uint32_t final, failed; /* flags of the response: the last one; it stands for an error */
+};
+
 /* With a reference for the caller, which tc_call_put_back and tc_call_finish take. */
 struct tc_call *tc_call_find(uint64_t key);
 void tc_call_put_back(struct tc_call *call);
@@ -48,6 +55,7 @@ void tc_call_finish(struct tc_call *call);
 TRITONSERVER_Error *tc_call_begin(
     TRITONSERVER_Server *server, TRITONSERVER_InferenceRequest *request, TRITONSERVER_ResponseAllocator *allocator,
     void *allocator_userp, TRITONSERVER_InferenceTrace *trace, struct tc_inbox *inbox, struct tc_call **started);
+bool tc_call_take_answer(struct tc_call *call, int64_t timeout_ns, struct tc_answer *answer);
 bool tc_call_wait_for(struct tc_call *call, int until_done, int64_t timeout_ns);
 
 #endif

@@ -26,9 +26,7 @@ struct tc_once {
   const char *call;                       /* that made the error */
   TRITONSERVER_InferenceRequest *request; /* the caller's when it goes on */
   uint64_t key;                           /* of the call when it goes on, else 0 */
-  TRITONSERVER_InferenceResponse *response;
-  int64_t time_ns, thread;
-  uint32_t final, failed; /* flags of the response: the last one; it stands for an error */
+  struct tc_answer answer;
 };
 
 static TRITONSERVER_Error *give_inputs(struct tc_once *once) {
@@ -53,29 +51,11 @@ static void delete_request(struct tc_once *once) {
   once->request = NULL;
 }
 
-/* Takes the response if the answer is whole: all has come, and one response was in it. */
-static bool take_answer(struct tc_once *once, struct tc_call *call) {
-  pthread_mutex_lock(&call->lock);
-  tc_call_wait_for(call, 1, once->timeout_ns);
-  bool whole = call->state.done && call->state.responses == 1;
-  once->thread = call->state.thread;
-  for (size_t i = call->head; whole && i < call->tail; i++) {
-    struct tc_event *event = &call->events[i];
-    if (!event->response) continue;
-    once->response = event->response;
-    once->time_ns = event->time_ns;
-    once->final = event->flags & TC_RESPONSE_FINAL;
-    event->response = NULL;
-  }
-  pthread_mutex_unlock(&call->lock);
-  return whole;
-}
-
 /* Returns what Triton refused, and then `call` says where, or NULL. With a whole answer in time its response is the
  * caller's and the request is gone; else `request` and `key` are the caller's, who goes on with them. */
 TRITONSERVER_Error *tc_once_run(struct tc_once *once) {
   once->request = NULL;
-  once->response = NULL;
+  once->answer.response = NULL;
   once->key = 0;
   once->call = "InferenceRequestNew";
   TRITONSERVER_Error *error =
@@ -92,13 +72,12 @@ TRITONSERVER_Error *tc_once_run(struct tc_once *once) {
     delete_request(once);
     return error;
   }
-  if (!take_answer(once, call)) {
+  if (!tc_call_take_answer(call, once->timeout_ns, &once->answer)) {
     once->key = call->key;
     tc_call_put_back(call);
     return NULL;
   }
   tc_call_finish(call);
   delete_request(once);
-  once->failed = tc_triton.InferenceResponseError(once->response) != NULL;
   return NULL;
 }

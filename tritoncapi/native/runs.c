@@ -13,14 +13,12 @@ struct tc_run {
   int64_t timeout_ns;
   /* Results */
   uint64_t key; /* of the call while it is out, and when this is not the whole answer: the caller goes on; else 0 */
-  TRITONSERVER_InferenceResponse *response;
-  int64_t time_ns, thread;
-  uint32_t final, failed; /* flags of the response: the last one; it stands for an error */
+  struct tc_answer answer;
 };
 
 static TRITONSERVER_Error *begin_run(struct tc_run *run, struct tc_inbox *inbox, struct tc_call **call) {
   run->key = 0;
-  run->response = NULL;
+  run->answer.response = NULL;
   TRITONSERVER_Error *error = tc_call_begin(
       run->server, run->request, run->allocator, run->allocator_userp, run->trace, inbox, call);
   if (!error) __atomic_store_n(&run->key, (*call)->key, __ATOMIC_RELEASE); /* other threads may cancel it from now on */
@@ -28,25 +26,11 @@ static TRITONSERVER_Error *begin_run(struct tc_run *run, struct tc_inbox *inbox,
 }
 
 static void end_run(struct tc_run *run, struct tc_call *call, int64_t timeout_ns) {
-  pthread_mutex_lock(&call->lock);
-  tc_call_wait_for(call, 1, timeout_ns);
-  bool whole = call->state.done && call->state.responses == 1;
-  run->thread = call->state.thread;
-  for (size_t i = call->head; whole && i < call->tail; i++) {
-    struct tc_event *event = &call->events[i];
-    if (!event->response) continue;
-    run->response = event->response;
-    run->time_ns = event->time_ns;
-    run->final = event->flags & TC_RESPONSE_FINAL;
-    event->response = NULL;
-  }
-  pthread_mutex_unlock(&call->lock);
-  if (!whole) {
+  if (!tc_call_take_answer(call, timeout_ns, &run->answer)) {
     tc_call_put_back(call);
     return;
   }
   __atomic_store_n(&run->key, 0, __ATOMIC_RELEASE);
-  run->failed = tc_triton.InferenceResponseError(run->response) != NULL;
   tc_call_finish(call);
 }
 
@@ -58,13 +42,6 @@ TRITONSERVER_Error *tc_call_run(struct tc_run *run) {
   if (!error) end_run(run, call, run->timeout_ns);
   return error;
 }
-
-/* What became of one of many. */
-struct tc_answer {
-  TRITONSERVER_InferenceResponse *response; /* NULL: the run goes on under its key, or was not submitted */
-  int64_t time_ns, thread;
-  uint32_t final, failed;
-};
 
 /* The same for many: all are submitted before one is waited for. Returns what Triton refused one with; the later ones
  * are then not submitted, those before it are answered as usual. `*submitted` says how many, `*unfinished` how many of
@@ -84,8 +61,8 @@ TRITONSERVER_Error *tc_call_run_many(
     int64_t left = deadline < 0 ? -1 : deadline - tc_now();
     struct tc_run *run = runs[i];
     end_run(run, calls[i], deadline >= 0 && left < 0 ? 0 : left);
-    answers[i] = (struct tc_answer){run->response, run->time_ns, run->thread, run->final, run->failed};
-    run->response = NULL;
+    answers[i] = run->answer;
+    run->answer.response = NULL;
     *unfinished += run->key != 0;
   }
   free(calls);
@@ -106,10 +83,10 @@ TRITONSERVER_Error *tc_call_post(struct tc_run *run, struct tc_inbox *inbox) {
 size_t tc_inbox_collect(struct tc_inbox *inbox, uint64_t *keys, struct tc_answer *answers, size_t limit) {
   size_t count = tc_inbox_take(inbox, keys, limit);
   for (size_t i = 0; i < count; i++) {
-    struct tc_run run = {.response = NULL};
+    struct tc_run run = {.answer = {.response = NULL}};
     struct tc_call *call = tc_call_find(keys[i]);
     if (call) end_run(&run, call, 0);
-    answers[i] = (struct tc_answer){run.response, run.time_ns, run.thread, run.final, run.failed};
+    answers[i] = run.answer;
   }
   return count;
 }
