@@ -101,12 +101,19 @@ class Counts(ctypes.Structure):
     ]
 
 
+RUN_THREADS = 8
+RUN_TAKEN = 2  # and above: within a call of many
+
+
 class Run(ctypes.Structure):
     """``struct tc_run``: one request in one native call. ``response`` is an address, NULL without a whole answer."""
 
     allocator: Any
     allocator_userp: int | None
     timeout_ns: int
+    state: int
+    thread_count: int
+    threads: Any
     key: int
     response: int | None
     time_ns: int
@@ -120,6 +127,10 @@ class Run(ctypes.Structure):
         ("allocator_userp", c_void_p),
         ("trace", T.InferenceTrace_p),
         ("timeout_ns", c_int64),
+        ("aside", c_void_p),
+        ("state", c_uint32),
+        ("thread_count", c_uint32),
+        ("threads", c_int64 * RUN_THREADS),
         ("key", c_uint64),
         ("response", c_void_p),
         ("time_ns", c_int64),
@@ -130,6 +141,8 @@ class Run(ctypes.Structure):
 
 
 RUN_RESPONSE: int = Run.__dict__["response"].offset  # bytes
+RUN_RESULTS = struct.Struct("QPqqII")  # key and what follows
+RUN_RESULTS_AT: int = Run.__dict__["key"].offset
 
 
 class Input(ctypes.Structure):
@@ -303,9 +316,14 @@ class Native:
         # Addresses in, an error's address or None out: what is called for each request must cost little.
         self.call_run = bind(unlocked, "call_run", c_void_p, c_void_p)
         self.call_run_many = bind(
-            *(unlocked, "call_run_many", c_void_p, c_void_p, POINTER(Answer), c_size_t, c_int64),
+            *(unlocked, "call_run_many", c_void_p, c_void_p, c_void_p, c_size_t, c_int64, c_int),
             *(POINTER(c_size_t), POINTER(c_size_t)),
         )
+        self.run_own = bind(unlocked, "run_own", c_int, POINTER(Run), c_int64)
+        self.run_leave = bind(locked, "run_leave", None, POINTER(Run), c_int)
+        self.run_clear = bind(unlocked, "run_clear", None, POINTER(Run), c_int)
+        self.run_put_aside = bind(locked, "run_put_aside", c_void_p, POINTER(Run), c_void_p)
+        self.runs_put_aside = bind(unlocked, "runs_put_aside", c_void_p, c_void_p, c_void_p, c_size_t)
         self.once_run = bind(unlocked, "once_run", c_void_p, c_void_p)
         self.outputs_read = bind(locked, "outputs_read", c_int64, T.InferenceResponse_p, c_void_p, c_uint32)
         self.inbox_new = bind(locked, "inbox_new", c_void_p, POINTER(c_int))
@@ -315,7 +333,7 @@ class Native:
         )
         self.call_post = bind(unlocked, "call_post", c_void_p, c_void_p, c_void_p)
         self.calls_post = bind(unlocked, "calls_post", c_size_t, c_void_p, c_void_p, c_size_t, c_void_p)
-        self.answers_delete = bind(unlocked, "answers_delete", c_void_p, POINTER(Answer), c_size_t)
+        self.answers_delete = bind(unlocked, "answers_delete", c_void_p, c_void_p, c_size_t)
         self.response_delete = bind(locked, "response_delete", c_void_p, c_void_p)
         self.call_wait = bind(unlocked, "call_wait", c_int, c_uint64, c_int64, c_int, POINTER(State))
         self.call_take = bind(locked, "call_take", c_int, c_uint64, POINTER(Event))

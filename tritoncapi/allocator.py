@@ -125,6 +125,7 @@ class ResponseAllocator(_AllocatorHandle):
         fill = -1 if poison is None else poison & 0xFF
         self._state = self._native.allocator_new(keep_records, cuda_ipc, fill, reuse)
         self._reuse = reuse
+        self._before_look: Callable[[], None] | None = None  # makes that come back what nobody has any more
         if not self._state:
             raise MemoryError("no memory for a response allocator")
         try:
@@ -170,6 +171,8 @@ class ResponseAllocator(_AllocatorHandle):
     @property
     def counts(self) -> AllocatorCounts:
         """Totals since the allocator was made."""
+        if self._before_look is not None:
+            self._before_look()
         counts = Counts()
         if self._state:
             self._native.allocator_counts(self._state, ctypes.byref(counts))
@@ -180,6 +183,8 @@ class ResponseAllocator(_AllocatorHandle):
         """The allocations on record, oldest first."""
         if not self._state:
             return []
+        if self._before_look is not None:
+            self._before_look()
         room = (Record * (self.counts.allocations + 16))()
         count = self._native.allocator_records(self._state, 0, room, len(room))
         return [

@@ -145,7 +145,7 @@ class Inbox:
                         *(self._library, chosen, request._server),
                         final=final != 0,
                         time_ns=time_ns,
-                        quick=chosen is request._server._default_allocator,
+                        run=request._run if chosen is request._server._default_allocator else None,
                     )
                 else:
                     response = the_one(Execution(self._library, key, (chosen, request._server)))

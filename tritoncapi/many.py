@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .server import Server
 
 _SLICE_NS = 100_000_000  # between looks at pending signals
+_NOT_READY = ctypes.c_size_t(-1).value  # instead of how many were submitted
 
 
 class Responses(Sequence[InferenceResponse]):
@@ -29,9 +30,9 @@ class Responses(Sequence[InferenceResponse]):
     asked for; closing this closes all.
     """
 
-    def __init__(self, server: Server, allocator: Allocator, answers: Any) -> None:
+    def __init__(self, server: Server, batch: Batch, answers: Any) -> None:
         self._server = server
-        self._allocator = allocator
+        self._batch = batch
         self._answers = answers
         self._made: dict[int, InferenceResponse] = {}
 
@@ -57,8 +58,10 @@ class Responses(Sequence[InferenceResponse]):
             pointer = InferenceResponse_p.from_buffer_copy(answer)
             answer.response = None
             final, time_ns = bool(answer.final), answer.time_ns
-            library = self._server.library
-            found = InferenceResponse(pointer, library, self._allocator, self._server, final=final, time_ns=time_ns)
+            server, batch = self._server, self._batch
+            parents = batch.chosen, server
+            run = batch.runs[number] if batch.quick else None
+            found = InferenceResponse(pointer, server.library, *parents, final=final, time_ns=time_ns, run=run)
             self._made[number] = found
         return found
 
@@ -78,11 +81,15 @@ class Responses(Sequence[InferenceResponse]):
 
     def close(self) -> None:
         """Closes all (``TRITONSERVER_InferenceResponseDelete``). Closing again does nothing."""
-        library = self._server.library
-        made, self._made = self._made, {}
-        for response in made.values():
-            response.close()
-        error = library.native.answers_delete(self._answers, len(self._answers))
+        library, batch, answers = self._server.library, self._batch, self._answers
+        if self._made:
+            made, self._made = self._made, {}
+            for response in made.values():
+                response.close()
+        if batch.quick:
+            error = library.native.runs_put_aside(batch.addresses, answers, len(answers))
+        else:
+            error = library.native.answers_delete(answers, len(answers))
         if error:
             raise library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_InferenceResponseDelete")
 
@@ -95,43 +102,42 @@ class Responses(Sequence[InferenceResponse]):
         self.close()
 
 
+class Batch:
+    """Requests that were sent together, and may be so again: what native code needs of them, and nothing else."""
+
+    def __init__(self, server: Server, requests: list[InferenceRequest], chosen: Allocator) -> None:
+        self.chosen = chosen
+        self.quick = chosen is server._default_allocator
+        self.runs = [request._run for request in requests]
+        self.addresses = (ctypes.c_void_p * len(requests))(*[request._run_at for request in requests])
+
+    def is_of(self, requests: list[InferenceRequest], chosen: Allocator) -> bool:
+        """Whether these are its requests, in its order."""
+        return chosen is self.chosen and [request._run for request in requests] == self.runs
+
+
 def infer_many(
     server: Server, requests: Sequence[InferenceRequest], timeout: float | None, allocator: Allocator | None
 ) -> Responses:
     """See ``Server.infer_many``."""
-    if len(set(map(id, requests))) != len(requests):
-        raise ValueError("a request can be sent only once at a time")
     chosen: Allocator = allocator if allocator is not None else server.default_allocator
     chosen.pointer  # noqa: B018 - raises when it is closed
-    # The list decides: it is what is put back, whatever interrupts this.
-    taken: list[InferenceRequest] = []
-    answers = (Answer * len(requests))()
+    listed = list(requests)
+    began = time.monotonic()
+    first = _SLICE_NS if timeout is None else max(0, min(_SLICE_NS, int(timeout * 1e9)))
+    answers = (Answer * len(listed))()
+    batch = listed[0]._batch if listed else None
     try:
-        for request in requests:
-            # Not waited for: who holds the lock has the request in flight, or closes it.
-            if not request._lock.acquire(blocking=False):
-                raise InFlightError("another thread uses one of these requests")
-            taken.append(request)
-            if request._chosen is chosen and request._is_idle():  # as it was left last time
-                request._running = True
-            else:
-                request._make_ready(chosen)
-        first = _SLICE_NS if timeout is None else max(0, min(_SLICE_NS, int(timeout * 1e9)))
-        began = time.monotonic()
-        waiting = _run(server, taken, answers, first)
+        if batch is None or not batch.is_of(listed, chosen):
+            batch = Batch(server, listed, chosen)
+            waiting = _send_anew(server, batch, listed, answers, first)
+        else:
+            found = _send(server, batch, listed, answers, first, ready=True)
+            waiting = _send_anew(server, batch, listed, answers, first) if found is None else found
     except BaseException:
         server.library.native.answers_delete(answers, len(answers))
         raise
-    finally:
-        for request in taken:
-            if request._running:
-                if request._run.key:
-                    request._collect()
-                else:
-                    request._running = False
-                    request._answered_on(request._run.thread)
-            request._lock.release()
-    responses = Responses(server, chosen, answers)
+    responses = Responses(server, batch, answers)
     try:
         for number, execution in waiting:
             left = None if timeout is None else max(0.0, began + timeout - time.monotonic())
@@ -144,20 +150,54 @@ def infer_many(
     return responses
 
 
-def _run(
-    server: Server, requests: list[InferenceRequest], answers: Any, timeout_ns: int
+def _send_anew(
+    server: Server, batch: Batch, requests: list[InferenceRequest], answers: Any, timeout_ns: int
 ) -> list[tuple[int, Execution]]:
-    """The native call. Returns those that take longer, with their numbers."""
-    count = len(requests)
-    runs = (ctypes.c_void_p * count)(*[request._run_at for request in requests])
+    """Makes the requests ready, one by one, and sends them. Those that are answered may then be taken as they are."""
+    if len(set(map(id, requests))) != len(requests):
+        raise ValueError("a request can be sent only once at a time")
+    # The list decides: it is what is put back, whatever interrupts this.
+    taken: list[InferenceRequest] = []
+    try:
+        for request in requests:
+            # Not waited for: who has it has it in flight, or closes it.
+            if not request._lock.acquire(blocking=False):
+                raise InFlightError("another thread uses one of these requests")
+            taken.append(request)
+            if not request._own_run(0):
+                raise InFlightError("another thread uses one of these requests")
+            request._make_ready(batch.chosen)
+        found = _send(server, batch, requests, answers, timeout_ns, ready=False)
+        assert found is not None
+        if requests:
+            requests[0]._batch = batch
+        return found
+    finally:
+        for request in taken:
+            if request._running:
+                request._running = False
+                if request._run.key:
+                    request._collect()
+                else:
+                    request._share()
+            request._lock.release()
+
+
+def _send(
+    server: Server, batch: Batch, requests: list[InferenceRequest], answers: Any, timeout_ns: int, *, ready: bool
+) -> list[tuple[int, Execution]] | None:
+    """The native call. Returns those that take longer, with their numbers; None when not all are ``ready``."""
     submitted, unfinished = ctypes.c_size_t(), ctypes.c_size_t()
     error = server.library.native.call_run_many(
-        runs, answers, count, timeout_ns, ctypes.byref(submitted), ctypes.byref(unfinished)
+        *(batch.addresses, answers, len(requests), timeout_ns, ready),
+        *(ctypes.byref(submitted), ctypes.byref(unfinished)),
     )
+    if ready and submitted.value == _NOT_READY:
+        return None
     waiting: list[tuple[int, Execution]] = []
     if unfinished.value:
         for number, request in enumerate(requests[: submitted.value]):
-            execution = request._collect()
+            execution = request._execution if ready else request._collect()
             if execution is not None:
                 waiting.append((number, execution))
     if error:

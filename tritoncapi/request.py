@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ._handle import Handle
 from ._names import c_name
-from ._native import RUN_RESPONSE, Run
+from ._native import RUN_RESPONSE, RUN_RESULTS, RUN_RESULTS_AT, RUN_TAKEN, RUN_THREADS, Run
 from ._types import DataType, Error_p, InferenceResponse_p, MemoryType, ParameterType, RequestFlag
 from .allocator import Allocator
 from .attributes import BufferAttributes
@@ -21,7 +21,7 @@ from .awaiting import infer_await
 from .dlpack import TensorView, from_dlpack
 from .errors import Error, InFlightError
 from .execution import Execution, InferTimeout
-from .many import the_one
+from .many import Batch, the_one
 from .memory import Buffer
 from .parameter import ParameterValue, parameter_type
 from .pending import Abandoned, InferFuture, stream_async
@@ -81,6 +81,9 @@ class InferenceRequest(Handle):
         self._run = Run()
         self._run_at = ctypes.addressof(self._run)
         self._running = False  # within one native call, which holds the lock
+        self._idle = False  # nothing has to be done before it can be sent with the allocator in _run
+        self._shared = False  # native code may take it, for a call of many; see _own_run
+        self._batch: Batch | None = None  # the last one that it was the first of
         self._threads: tuple[int, ...] = ()  # the model answered on these
         self._chosen: Allocator | None = None  # the one in _run
         self._lock = threading.RLock()  # a stopping server closes requests that other threads are about to start
@@ -92,7 +95,7 @@ class InferenceRequest(Handle):
     @property
     def pointer(self) -> Any:
         """The C pointer, while it is ours."""
-        if self._running or self.in_flight:
+        if self._is_within() or self.in_flight:
             raise InFlightError(_IN_FLIGHT)
         return super().pointer
 
@@ -101,7 +104,7 @@ class InferenceRequest(Handle):
         """True from ``start`` until the final response and the release have both come."""
         if self._queued_in is not None:
             self._queued_in.flush()
-        if self._running:
+        if self._is_within():
             return self._run.key != 0  # submitted: from now on it can be cancelled
         return self._execution is not None and not self._execution.done
 
@@ -115,6 +118,9 @@ class InferenceRequest(Handle):
                 key, self._posted = self._posted, 0
                 if key:
                     self._current = Execution(self._library, key, (self._chosen, self._server))
+        elif self._shared and not self._run.state:
+            with self._lock:
+                self._own_run()
         return self._current
 
     @_execution.setter
@@ -289,7 +295,9 @@ class InferenceRequest(Handle):
         """
         chosen: Allocator = allocator if allocator is not None else self._server.default_allocator
         with self._lock:
+            self._own_run()
             arguments = (self._server.pointer, self.pointer, chosen.pointer, chosen.userp)
+            self._idle = False
             if self._execution is not None:
                 self._put_away(self._execution)
                 self._execution = None
@@ -316,7 +324,13 @@ class InferenceRequest(Handle):
             return only_response(execution)
         run = self._run
         with self._lock:
-            self._make_ready(allocator)
+            wanted = self._server._default_allocator if allocator is None else allocator
+            if self._idle and wanted is not None and wanted is self._chosen:  # as it was left last time
+                wanted.pointer  # noqa: B018 - raises when it is closed
+                self._idle = False
+                self._running = True
+            else:
+                self._make_ready(allocator)
             try:
                 error = self._library.native.call_run(self._run_at)
             except BaseException:  # Ctrl-C came meanwhile
@@ -327,14 +341,20 @@ class InferenceRequest(Handle):
             if error:
                 self._running = False
                 raise self._api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_ServerInferAsync")
+            key, _, time_ns, thread, final, failed = RUN_RESULTS.unpack_from(run, RUN_RESULTS_AT)
+            if not key:
+                response = self._response(InferenceResponse_p.from_buffer_copy(run, RUN_RESPONSE), final, time_ns)
+                run.response = None
+                if thread not in self._threads:
+                    self._answered_on(thread)
+                self._running = False
+                self._idle = True
+                return checked(response) if failed else response
             unfinished = self._collect()
-            response = self._answer() if unfinished is None else None
-        if response is None:
-            assert unfinished is not None
-            if not unfinished.wait(None if timeout is None else timeout - _FIRST_WAIT):
-                raise InferTimeout(unfinished.explain(timeout))
-            return only_response(unfinished)
-        return response
+        assert unfinished is not None
+        if not unfinished.wait(None if timeout is None else timeout - _FIRST_WAIT):
+            raise InferTimeout(unfinished.explain(timeout))
+        return only_response(unfinished)
 
     # One native call for a whole request: what comes before it and after it
 
@@ -343,6 +363,7 @@ class InferenceRequest(Handle):
 
         Raises ClosedError, InFlightError.
         """
+        self._own_run()
         if self._execution is not None:
             if not self._execution.done:
                 raise InFlightError(_IN_FLIGHT)
@@ -355,15 +376,30 @@ class InferenceRequest(Handle):
         chosen: Allocator = allocator if allocator is not None else self._server.default_allocator
         run = self._run
         run.allocator, run.allocator_userp = chosen.pointer, chosen.userp
-        run.timeout_ns = _FIRST_WAIT_NS
         self._chosen = chosen
+        run.timeout_ns = _FIRST_WAIT_NS
+        self._idle = False
         self._running = True
         return chosen
 
-    def _is_idle(self) -> bool:
-        """Whether nothing has to be done before it can be sent with the allocator it was sent with last time."""
-        open_ = self._pointer is not None and self._server._pointer is not None
-        return open_ and not self._running and self._execution is None
+    def _is_within(self) -> bool:
+        """Whether a native call has it now."""
+        return self._running or (self._shared and self._run.state >= RUN_TAKEN)
+
+    def _share(self) -> None:
+        """From now on native code may take it, to send it as it was sent last; the lock is held."""
+        self._shared, self._idle = True, False
+        self._library.native.run_leave(self._run, True)
+
+    def _own_run(self, timeout_ns: int = -1) -> bool:
+        """The end of that. Waits for the call of many that has it now; False when it takes too long."""
+        if self._shared:
+            if not self._library.native.run_own(self._run, timeout_ns):
+                return False
+            self._shared = False
+            if self._run.key:
+                self._collect()
+        return True
 
     def _collect(self) -> Execution | None:
         """After the native call: the execution that goes on, or None, and then ``_answer`` takes the response."""
@@ -376,21 +412,11 @@ class InferenceRequest(Handle):
         self._running = False
         return self._execution
 
-    def _answer(self) -> InferenceResponse:
-        """The response in ``_run``. Raises its error."""
-        run = self._run
-        pointer = InferenceResponse_p.from_buffer_copy(run, RUN_RESPONSE)
-        run.response = None
-        response = self._response(run, pointer, self._chosen)
-        return checked(response) if run.failed else response
-
-    def _response(self, answer: Run, pointer: Any, chosen: Allocator | None) -> InferenceResponse:
-        return InferenceResponse(
-            *(pointer, self._library, chosen, self._server),
-            final=bool(answer.final),
-            time_ns=answer.time_ns,
-            quick=chosen is self._server._default_allocator,
-        )
+    def _response(self, pointer: Any, final: int, time_ns: int) -> InferenceResponse:
+        """Of a native call."""
+        parents = chosen, server = self._chosen, self._server
+        run = self._run if chosen is server._default_allocator else None
+        return InferenceResponse(pointer, self._library, *parents, final=final != 0, time_ns=time_ns, run=run)
 
     def _collect_posted(self) -> int:
         """As ``_collect``, for a call that is in flight or was refused. Returns its key, 0 for none."""
@@ -466,6 +492,9 @@ class InferenceRequest(Handle):
         with self._lock:
             if self.closed:  # what was closed in flight has an owner that waits for it
                 return
+            self._own_run()
+            self._idle = False
+            self._batch = None
             execution = self._execution
             if execution is not None and not execution.done:
                 held, self._held = self._held, {}
@@ -485,7 +514,16 @@ class InferenceRequest(Handle):
     def _heard(self) -> tuple[int, ...]:
         """The threads that the model answered on since this was last asked, in the quick way of ``infer``."""
         threads, self._threads = self._threads, ()
-        return threads
+        run = self._run
+        if run.thread_count > RUN_THREADS:  # not all are known
+            self._server._loaded(self.model)
+        return threads + tuple(run.threads[: min(run.thread_count, RUN_THREADS)])
+
+    def _take(self) -> Any:
+        pointer = super()._take()
+        if pointer is not None:
+            self._library.native.run_clear(self._run, True)
+        return pointer
 
     def _put_away(self, execution: Execution) -> None:
         self._server._heard(self.model, execution.thread)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ._handle import Handle
 from ._library import Library
+from ._native import Run
 from ._types import Error_p
 from .errors import Error, TritonError
 from .output import Lease, Output, Row, read_rows
@@ -34,12 +35,16 @@ class InferenceResponse(Handle):
         final: bool = True,
         time_ns: int = 0,
         quick: bool = False,
+        run: Run | None = None,
     ) -> None:
-        """``quick``: its buffers are on the CPU and belong to a native allocator, so deleting it keeps the lock."""
+        """``quick``: its buffers are on the CPU and belong to a native allocator, so deleting it keeps the lock.
+        ``run``: that too; and it answers a request that stays, where it may be put aside.
+        """
         self._pointer = pointer
         self._parents = parents
         self._library = library
         self._quick = quick
+        self._run = run
         self.final = final
         self.time_ns = time_ns
 
@@ -119,13 +124,15 @@ class InferenceResponse(Handle):
     def _dispose(self, pointer: Any) -> None:
         self._rows = self._made = None
         lease = self._lease() if self._lease is not None else None
-        if lease is None and self._quick:
-            error = self._library.native.response_delete(pointer)
+        quick = self._quick or self._run is not None
+        if lease is None and quick:
+            native, run = self._library.native, self._run
+            error = native.run_put_aside(run, pointer) if run is not None else native.response_delete(pointer)
             if error:
                 raise self._library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_InferenceResponseDelete")
         elif lease is None:
             self._library.api.InferenceResponseDelete(pointer)
-        elif self._quick:
+        elif quick:
             lease.end(self._library.native.response_delete, pointer)
         else:
             lease.end(self._library.api.InferenceResponseDelete, pointer)

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -229,7 +229,9 @@ class Server(Handle):
             return self._default_allocator
         with self._lock:
             if self._default_allocator is None:
-                self._default_allocator = ResponseAllocator(CPU, keep_records=False, library=self.library)
+                made = ResponseAllocator(CPU, keep_records=False, library=self.library)
+                made._before_look = _clearing(self.library, self._requests, self._lock)
+                self._default_allocator = made
             return self._default_allocator
 
     def request(
@@ -478,3 +480,17 @@ class Server(Handle):
         value = self._json(message)
         assert isinstance(value, dict)
         return value
+
+
+def _clearing(
+    library: Library, requests: weakref.WeakSet[InferenceRequest], lock: threading.Lock
+) -> Callable[[], None]:
+    """What deletes the responses that these requests have put aside; without a reference to their server."""
+
+    def clear() -> None:
+        with lock:
+            found = list(requests)
+        for request in found:
+            library.native.run_clear(request._run, False)
+
+    return clear

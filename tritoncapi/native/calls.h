@@ -26,19 +26,22 @@ struct tc_state {
   int64_t thread; /* kernel's id of the thread that the last callback came on: the model instance's, mostly */
 };
 
+enum { TC_FEW = 2 }; /* events: more are the exception */
+
 struct tc_call {
-  pthread_mutex_t lock;
-  pthread_cond_t changed;
-  uint64_t key;
-  atomic_uint references;
+  _Alignas(64) pthread_mutex_t lock;
+  uint64_t key;     /* 0: closed */
+  atomic_bool over; /* a hint: it may be worth the lock to look */
   bool notify;
-  bool closed;
-  struct tc_inbox *inbox; /* where the key goes when all has come */
   uint32_t wait_any, wait_done; /* who waits for an event, and who for the end alone */
+  pthread_cond_t changed;
   struct tc_state state;
-  struct tc_event *events; /* events[head, tail) wait to be taken */
-  size_t head, tail, capacity;
-  struct tc_call *next; /* in its bucket */
+  struct tc_event few[TC_FEW], *events; /* events[head, tail) wait to be taken */
+  uint32_t head, tail, capacity;
+  struct tc_inbox *inbox; /* where the key goes when all has come */
+  TRITONSERVER_InferenceResponse *old; /* to be deleted when a new one comes */
+  uint64_t next_key;
+  struct tc_call *next; /* of those that are idle */
 };
 
 /* What came of a call that was answered with one response. */
@@ -48,14 +51,15 @@ struct tc_answer {
   uint32_t final, failed; /* flags of the response: the last one; it stands for an error */
 };
 
-/* With a reference for the caller, which tc_call_put_back and tc_call_finish take. */
-struct tc_call *tc_call_find(uint64_t key);
-void tc_call_put_back(struct tc_call *call);
-void tc_call_finish(struct tc_call *call);
+bool tc_calls_reserve(struct tc_call **calls, size_t count);
+void tc_calls_put_back(struct tc_call **calls, size_t count);
+TRITONSERVER_Error *tc_calls_exhausted(void);
 TRITONSERVER_Error *tc_call_begin(
-    TRITONSERVER_Server *server, TRITONSERVER_InferenceRequest *request, TRITONSERVER_ResponseAllocator *allocator,
-    void *allocator_userp, TRITONSERVER_InferenceTrace *trace, struct tc_inbox *inbox, struct tc_call **started);
-bool tc_call_take_answer(struct tc_call *call, int64_t timeout_ns, struct tc_answer *answer);
-bool tc_call_wait_for(struct tc_call *call, int until_done, int64_t timeout_ns);
+    struct tc_call *call, TRITONSERVER_Server *server, TRITONSERVER_InferenceRequest *request,
+    TRITONSERVER_ResponseAllocator *allocator, void *allocator_userp, TRITONSERVER_InferenceTrace *trace,
+    struct tc_inbox *inbox, TRITONSERVER_InferenceResponse *old, uint64_t *key);
+bool tc_call_take_answer(struct tc_call *call, uint64_t key, int64_t timeout_ns, struct tc_answer *answer);
+bool tc_call_await_answer(struct tc_call *call, uint64_t key, int64_t timeout_ns, struct tc_answer *answer);
+struct tc_call *tc_call_named(uint64_t key);
 
 #endif

@@ -61,23 +61,19 @@ TRITONSERVER_Error *tc_once_run(struct tc_once *once) {
   TRITONSERVER_Error *error =
       tc_triton.InferenceRequestNew(&once->request, once->server, once->model, once->version);
   if (error) return error;
-  struct tc_call *call = NULL;
   error = give_inputs(once);
-  if (!error) {
-    once->call = "TRITONSERVER_ServerInferAsync";
-    error = tc_call_begin(
-        once->server, once->request, once->allocator, once->allocator_userp, NULL, NULL, &call);
-  }
+  struct tc_call *call;
+  if (!error && !tc_calls_reserve(&call, 1)) error = tc_calls_exhausted();
   if (error) {
     delete_request(once);
     return error;
   }
-  if (!tc_call_take_answer(call, once->timeout_ns, &once->answer)) {
-    once->key = call->key;
-    tc_call_put_back(call);
-    return NULL;
-  }
-  tc_call_finish(call);
+  once->call = "TRITONSERVER_ServerInferAsync";
+  error = tc_call_begin(
+      call, once->server, once->request, once->allocator, once->allocator_userp, NULL, NULL, NULL, &once->key);
+  if (!error && !tc_call_await_answer(call, once->key, once->timeout_ns, &once->answer)) return NULL;
+  once->key = 0;
+  tc_calls_put_back(&call, 1);
   delete_request(once);
-  return NULL;
+  return error;
 }
