@@ -4,6 +4,7 @@
  * address is the buffer's userp, so a release is matched with its allocation and a second one is noticed. */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,9 +48,12 @@ struct tc_record {
 struct record {
   struct tc_record public;
   struct tc_allocator *owner;
-  unsigned char ipc[64];
   struct record *previous, *next;
+  bool in_one;         /* the buffer is part of this block */
+  unsigned char ipc[]; /* IPC bytes, where they are wanted */
 };
+
+enum { IPC = 64, ALIGNMENT = 64 };
 
 struct tc_counts {
   uint64_t starts, queries, attributes;
@@ -60,25 +64,30 @@ struct tc_counts {
 };
 
 struct tc_allocator {
-  pthread_mutex_t lock;
+  /* Set before the first request, and read without the lock. */
   struct rule *rules;
-  struct name *names;
   bool keep;  /* keep records of released buffers until they are cleared */
+  bool reuse; /* keep buffers that come back */
   bool ipc;   /* hand out CUDA IPC handles for GPU buffers */
   int poison; /* the byte that new buffers are filled with, or -1 */
+
+  _Atomic(struct name *) names;
+  _Atomic uint64_t starts, queries, attributes;
+  _Alignas(64) pthread_mutex_t lock; /* of what follows */
   struct tc_counts counts;
   struct record *first, *last;
-  char free_error[160];
+  struct record *spare; /* of buffers that are kept: those come and go often */
   struct tc_pool pool;
+  char free_error[160];
 };
 
 struct tc_allocator *tc_allocator_new(int keep, int ipc, int poison, int reuse) {
-  struct tc_allocator *allocator = calloc(1, sizeof *allocator);
+  struct tc_allocator *allocator = aligned_alloc(ALIGNMENT, sizeof *allocator);
   if (!allocator) return NULL;
+  memset(allocator, 0, sizeof *allocator);
   pthread_mutex_init(&allocator->lock, NULL);
-  pthread_mutex_init(&allocator->pool.lock, NULL);
-  allocator->pool.keeps = reuse != 0;
   allocator->keep = keep != 0;
+  allocator->reuse = reuse != 0;
   allocator->ipc = ipc != 0;
   allocator->poison = poison;
   return allocator;
@@ -87,10 +96,21 @@ struct tc_allocator *tc_allocator_new(int keep, int ipc, int poison, int reuse) 
 /* Keeps `count` buffers more for outputs of this size and place. Returns NULL, or what failed. */
 const char *tc_allocator_reserve(
     struct tc_allocator *allocator, int memory_type, int64_t memory_type_id, size_t byte_size, size_t count) {
-  return tc_pool_reserve(&allocator->pool, memory_type, memory_type_id, byte_size, count);
+  for (size_t i = 0; i < count; i++) {
+    void *buffer;
+    const char *error = tc_memory_new(memory_type, memory_type_id, byte_size, &buffer);
+    if (error) return error;
+    pthread_mutex_lock(&allocator->lock);
+    bool kept = tc_pool_keep(&allocator->pool, memory_type, memory_type_id, byte_size, buffer);
+    pthread_mutex_unlock(&allocator->lock);
+    if (kept) continue;
+    tc_memory_free(memory_type, memory_type_id, buffer);
+    return "out of host memory";
+  }
+  return NULL;
 }
 
-/* Adds a rule, or replaces the one for the same tensor. Returns 0, or -1 without memory. */
+/* Adds a rule, or replaces the one for the same tensor; before the first request. Returns 0, or -1 without memory. */
 int tc_allocator_rule(
     struct tc_allocator *allocator, const char *tensor, int mode, int memory_type, int64_t memory_type_id,
     int error_code, const char *message) {
@@ -102,11 +122,9 @@ int tc_allocator_rule(
   fresh->memory_type = memory_type;
   fresh->memory_type_id = memory_type_id;
   fresh->error_code = error_code;
-  pthread_mutex_lock(&allocator->lock);
   /* New rules go first; an older one for the same tensor is then never reached. */
   fresh->next = allocator->rules;
   allocator->rules = fresh;
-  pthread_mutex_unlock(&allocator->lock);
   return 0;
 }
 
@@ -131,17 +149,29 @@ static void unlink_record(struct tc_allocator *allocator, struct record *record)
   *(record->next ? &record->next->previous : &allocator->last) = record->previous;
 }
 
-/* The allocator's own copy of a name; NULL without memory. Its lock is held. */
-static const char *keep_name(struct tc_allocator *allocator, const char *text) {
-  for (struct name *name = allocator->names; name; name = name->next)
+static const char *known_name(struct tc_allocator *allocator, const char *text) {
+  for (struct name *name = atomic_load_explicit(&allocator->names, memory_order_acquire); name; name = name->next)
     if (strcmp(name->text, text) == 0) return name->text;
+  return NULL;
+}
+
+/* The allocator's own copy of a name; NULL without memory. */
+static const char *keep_name(struct tc_allocator *allocator, const char *text) {
+  const char *known = known_name(allocator, text);
+  if (known) return known;
   size_t size = strlen(text) + 1;
   struct name *fresh = malloc(sizeof *fresh + size);
   if (!fresh) return NULL;
   memcpy(fresh->text, text, size);
-  fresh->next = allocator->names;
-  allocator->names = fresh;
-  return fresh->text;
+  pthread_mutex_lock(&allocator->lock);
+  known = known_name(allocator, text); /* two threads may meet the same one */
+  if (!known) {
+    fresh->next = atomic_load_explicit(&allocator->names, memory_order_relaxed);
+    atomic_store_explicit(&allocator->names, fresh, memory_order_release);
+  }
+  pthread_mutex_unlock(&allocator->lock);
+  if (known) free(fresh);
+  return known ? known : fresh->text;
 }
 
 static TRITONSERVER_Error *refuse(struct tc_allocator *allocator, int code, const char *tensor, const char *why) {
@@ -153,6 +183,35 @@ static TRITONSERVER_Error *refuse(struct tc_allocator *allocator, int code, cons
   return tc_triton.ErrorNew(code, text);
 }
 
+/* Memory that is new, filled and shared as it is wanted, and a record for it if there is none. Returns NULL, or what
+ * failed; there is neither then. */
+static const char *make(
+    const struct tc_allocator *allocator, int type, int64_t id, size_t byte_size, struct record **record,
+    void **buffer) {
+  bool had = *buffer, in_one = !had && byte_size && type == TC_MEMORY_CPU && !allocator->keep && !allocator->reuse;
+  if (!*record) {
+    /* On the CPU both in one, while nothing asks for either alone. */
+    size_t extra = in_one ? byte_size + ALIGNMENT : allocator->ipc ? IPC : 0;
+    struct record *fresh = extra > SIZE_MAX - sizeof *fresh || extra < (in_one ? byte_size : 0)
+                               ? NULL
+                               : malloc(sizeof *fresh + extra);
+    if (!fresh) return "out of host memory";
+    fresh->in_one = in_one;
+    *record = fresh;
+    if (in_one) *buffer = (void *)(((uintptr_t)(fresh + 1) + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1));
+  }
+  const char *error = byte_size && !*buffer ? tc_memory_new(type, id, byte_size, buffer) : NULL;
+  if (error) *buffer = NULL;
+  if (!error && byte_size && allocator->poison >= 0) error = fill(type, id, *buffer, byte_size, allocator->poison);
+  /* Here, not in the attributes callback: when that one fails, Triton forgets the buffer without a release. */
+  if (!error && byte_size && allocator->ipc && type == TC_MEMORY_GPU)
+    error = tc_gpu_ipc_handle((int)id, *buffer, (*record)->ipc);
+  if (!error) return NULL;
+  if (*buffer && !(*record)->in_one) tc_memory_free(type, id, *buffer);
+  free(*record);
+  return error;
+}
+
 TRITONSERVER_Error *tc_allocator_alloc(
     TRITONSERVER_ResponseAllocator *handle, const char *tensor, size_t byte_size, int preferred_type,
     int64_t preferred_id, void *userp, void **buffer, void **buffer_userp, int *actual_type, int64_t *actual_id) {
@@ -160,49 +219,44 @@ TRITONSERVER_Error *tc_allocator_alloc(
   struct tc_allocator *allocator = userp;
   *buffer = NULL;
   *buffer_userp = NULL;
-  pthread_mutex_lock(&allocator->lock);
-  const struct rule *found = rule_for(allocator, tensor);
-  const struct rule rule = found ? *found : (struct rule){.mode = MODE_PREFERRED};
+  static const struct rule as_preferred = {.mode = MODE_PREFERRED};
+  const struct rule *rule = rule_for(allocator, tensor);
+  if (!rule) rule = &as_preferred;
+  if (rule->mode == MODE_FAIL)
+    return refuse(allocator, rule->error_code, tensor, rule->message ? rule->message : "failed");
+  int type = *actual_type = rule->mode == MODE_PREFERRED ? preferred_type : rule->memory_type;
+  int64_t id = *actual_id = rule->mode == MODE_PREFERRED ? preferred_id : rule->memory_type_id;
   const char *name = keep_name(allocator, tensor ? tensor : "");
-  pthread_mutex_unlock(&allocator->lock);
-  if (rule.mode == MODE_FAIL) return refuse(allocator, rule.error_code, tensor, rule.message ? rule.message : "failed");
-  bool preferred = rule.mode == MODE_PREFERRED;
-  int type = preferred ? preferred_type : rule.memory_type;
-  int64_t id = preferred ? preferred_id : rule.memory_type_id;
+  if (!name) return refuse(allocator, TC_ERROR_UNAVAILABLE, tensor, "out of host memory");
 
-  struct record *record = calloc(1, sizeof *record);
-  const char *error = record && name ? NULL : "out of host memory";
-  if (!error && byte_size) error = tc_pool_take(&allocator->pool, type, id, byte_size, buffer);
-  if (!error && byte_size && allocator->poison >= 0) {
-    error = fill(type, id, *buffer, byte_size, allocator->poison);
-    if (error) tc_pool_give(&allocator->pool, type, id, byte_size, *buffer);
+  struct record *record = NULL;
+  void *mine = NULL;
+  bool locked = allocator->reuse;
+  if (locked) {
+    pthread_mutex_lock(&allocator->lock);
+    if (byte_size) mine = tc_pool_take(&allocator->pool, type, id, byte_size);
+    record = allocator->spare;
+    if (record) allocator->spare = record->next;
   }
-  /* Here, not in the attributes callback: when that one fails, Triton forgets the buffer without a release. */
-  if (!error && *buffer && allocator->ipc && type == TC_MEMORY_GPU) {
-    error = tc_gpu_ipc_handle((int)id, *buffer, record->ipc);
-    if (error) tc_pool_give(&allocator->pool, type, id, byte_size, *buffer);
+  bool whole = record && (mine || !byte_size) && allocator->poison < 0 && !allocator->ipc;
+  if (!whole) {
+    if (locked) pthread_mutex_unlock(&allocator->lock);
+    const char *error = make(allocator, type, id, byte_size, &record, &mine);
+    if (error) return refuse(allocator, TC_ERROR_UNAVAILABLE, tensor, error);
   }
-  if (error) {
-    *buffer = NULL;
-    free(record);
-    return refuse(allocator, TC_ERROR_UNAVAILABLE, tensor, error);
-  }
-  *actual_type = type;
-  *actual_id = id;
-  int64_t now = tc_now();
   record->owner = allocator;
   record->public = (struct tc_record){
       .tensor = name,
-      .buffer = *buffer,
+      .buffer = mine,
       .byte_size = byte_size,
       .preferred_type = preferred_type,
       .preferred_id = preferred_id,
       .actual_type = type,
       .actual_id = id,
-      .allocated_ns = now,
+      .allocated_ns = tc_now(),
   };
-
-  pthread_mutex_lock(&allocator->lock);
+  *buffer = mine;
+  if (!whole || !locked) pthread_mutex_lock(&allocator->lock);
   struct tc_counts *counts = &allocator->counts;
   record->public.sequence = counts->allocations++;
   if (byte_size) {
@@ -213,17 +267,17 @@ TRITONSERVER_Error *tc_allocator_alloc(
   } else {
     /* There is no buffer, and Triton releases none: nothing is out, the record is complete. */
     counts->zero_sized++;
-    record->public.released_ns = now;
-    if (!allocator->keep) {
-      pthread_mutex_unlock(&allocator->lock);
-      free(record);
-      return NULL;
-    }
+    record->public.released_ns = record->public.allocated_ns;
   }
-  record->previous = allocator->last;
-  *(allocator->last ? &allocator->last->next : &allocator->first) = record;
-  allocator->last = record;
+  bool listed = byte_size || allocator->keep;
+  if (listed) {
+    record->previous = allocator->last;
+    record->next = NULL;
+    *(allocator->last ? &allocator->last->next : &allocator->first) = record;
+    allocator->last = record;
+  }
   pthread_mutex_unlock(&allocator->lock);
+  if (!listed) free(record);
   return NULL;
 }
 
@@ -236,6 +290,7 @@ TRITONSERVER_Error *tc_allocator_release(
   if (!record) return tc_triton.ErrorNew(TC_ERROR_INTERNAL, "response allocator: release without an allocation");
   struct tc_allocator *allocator = record->owner;
   struct tc_record *public = &record->public;
+  int64_t now = allocator->keep ? tc_now() : 0;
   pthread_mutex_lock(&allocator->lock);
   struct tc_counts *counts = &allocator->counts;
   bool again = public->releases++ > 0;
@@ -249,7 +304,7 @@ TRITONSERVER_Error *tc_allocator_release(
     pthread_mutex_unlock(&allocator->lock);
     return tc_triton.ErrorNew(TC_ERROR_INTERNAL, "response allocator: buffer released twice");
   }
-  public->released_ns = tc_now();
+  public->released_ns = now;
   counts->releases++;
   counts->live--;
   counts->live_bytes -= public->byte_size;
@@ -257,12 +312,18 @@ TRITONSERVER_Error *tc_allocator_release(
   void *mine = public->buffer;
   int type = public->actual_type;
   int64_t id = public->actual_id;
-  size_t size = public->byte_size;
+  bool in_one = record->in_one, gone = in_one;
+  if (allocator->reuse) gone = tc_pool_keep(&allocator->pool, type, id, public->byte_size, mine);
   bool forget = !allocator->keep;
   if (forget) unlink_record(allocator, record);
+  bool spare = forget && allocator->reuse && gone;
+  if (spare) {
+    record->next = allocator->spare;
+    allocator->spare = record;
+  }
   pthread_mutex_unlock(&allocator->lock);
-  if (forget) free(record);
-  const char *error = mine ? tc_pool_give(&allocator->pool, type, id, size, mine) : NULL;
+  if (forget && !spare) free(record);
+  const char *error = gone ? NULL : tc_memory_free(type, id, mine);
   if (!error) return NULL;
   pthread_mutex_lock(&allocator->lock);
   counts->free_failures++;
@@ -274,9 +335,7 @@ TRITONSERVER_Error *tc_allocator_release(
 TRITONSERVER_Error *tc_allocator_start(TRITONSERVER_ResponseAllocator *handle, void *userp) {
   (void)handle;
   struct tc_allocator *allocator = userp;
-  pthread_mutex_lock(&allocator->lock);
-  allocator->counts.starts++;
-  pthread_mutex_unlock(&allocator->lock);
+  atomic_fetch_add_explicit(&allocator->starts, 1, memory_order_relaxed);
   return NULL;
 }
 
@@ -287,14 +346,12 @@ TRITONSERVER_Error *tc_allocator_query(
   (void)handle;
   (void)byte_size;
   struct tc_allocator *allocator = userp;
-  pthread_mutex_lock(&allocator->lock);
-  allocator->counts.queries++;
+  atomic_fetch_add_explicit(&allocator->queries, 1, memory_order_relaxed);
   const struct rule *rule = rule_for(allocator, tensor);
   if (rule && rule->mode == MODE_FIXED) {
     *memory_type = rule->memory_type;
     *memory_type_id = rule->memory_type_id;
   }
-  pthread_mutex_unlock(&allocator->lock);
   return NULL;
 }
 
@@ -305,21 +362,19 @@ TRITONSERVER_Error *tc_allocator_attributes(
   (void)tensor;
   struct tc_allocator *allocator = userp;
   struct record *record = buffer_userp;
-  pthread_mutex_lock(&allocator->lock);
-  allocator->counts.attributes++;
-  bool wanted = allocator->ipc && record && record->public.actual_type == TC_MEMORY_GPU;
-  pthread_mutex_unlock(&allocator->lock);
-  if (!wanted) return NULL;
+  atomic_fetch_add_explicit(&allocator->attributes, 1, memory_order_relaxed);
+  if (!allocator->ipc || !record || record->public.actual_type != TC_MEMORY_GPU) return NULL;
   return tc_triton.BufferAttributesSetCudaIpcHandle(attributes, record->ipc);
 }
 
 void tc_allocator_counts(struct tc_allocator *allocator, struct tc_counts *counts) {
   pthread_mutex_lock(&allocator->lock);
   *counts = allocator->counts;
-  pthread_mutex_lock(&allocator->pool.lock);
   counts->reused = allocator->pool.reused;
-  pthread_mutex_unlock(&allocator->pool.lock);
   pthread_mutex_unlock(&allocator->lock);
+  counts->starts = atomic_load(&allocator->starts);
+  counts->queries = atomic_load(&allocator->queries);
+  counts->attributes = atomic_load(&allocator->attributes);
 }
 
 /* Copies up to `limit` records, oldest first, from the one numbered `from` on. Returns how many. */
@@ -357,12 +412,15 @@ uint64_t tc_allocator_delete(struct tc_allocator *allocator) {
     free(rule->message);
     free(rule);
   }
-  for (struct name *name = allocator->names, *next; name; name = next) {
+  for (struct record *record = allocator->spare, *next; record; record = next) {
+    next = record->next;
+    free(record);
+  }
+  for (struct name *name = atomic_load(&allocator->names), *next; name; name = next) {
     next = name->next;
     free(name);
   }
   tc_pool_drain(&allocator->pool);
-  pthread_mutex_destroy(&allocator->pool.lock);
   pthread_mutex_destroy(&allocator->lock);
   free(allocator);
   return 0;

@@ -202,6 +202,12 @@ static void close_call(struct tc_call *call) {
   call->inbox = NULL;
 }
 
+/* One that was prepared and not submitted. */
+void tc_call_close_prepared(struct tc_call *call) {
+  pthread_mutex_lock(&call->lock);
+  close_call(call);
+}
+
 void tc_call_close(uint64_t key) {
   struct tc_call *call = enter(key);
   if (!call) return;
@@ -209,21 +215,19 @@ void tc_call_close(uint64_t key) {
   tc_calls_put_back(&call, 1);
 }
 
-/* Sets both callbacks and submits the request. On success `*key` names the call from now on; else the call is as it was
- * before. `old`, an earlier response to this request, goes when the new one comes. */
-TRITONSERVER_Error *tc_call_begin(
-    struct tc_call *call, TRITONSERVER_Server *server, TRITONSERVER_InferenceRequest *request,
-    TRITONSERVER_ResponseAllocator *allocator, void *allocator_userp, TRITONSERVER_InferenceTrace *trace,
-    struct tc_inbox *inbox, TRITONSERVER_InferenceResponse *old, uint64_t *key) {
+/* Opens the call and sets the request's callbacks; tc_call_submit is to follow. On success `*key` names the call from now
+ * on; else the call is as it was before. `old`, an earlier response to this request, goes when the new one comes. */
+TRITONSERVER_Error *tc_call_prepare(
+    struct tc_call *call, TRITONSERVER_InferenceRequest *request, TRITONSERVER_ResponseAllocator *allocator,
+    void *allocator_userp, struct tc_inbox *inbox, TRITONSERVER_InferenceResponse *old, uint64_t *key) {
   if (inbox) tc_inbox_hold(inbox);
-  /* Open before it is submitted: the answer may come before ServerInferAsync returns. */
   pthread_mutex_lock(&call->lock);
   uint64_t mine = call->key = call->next_key;
   call->next_key += UINT64_C(1) << NUMBER_BITS;
   call->notify = false;
   call->inbox = inbox;
   call->old = old;
-  call->state = (struct tc_state){.start_ns = tc_now()};
+  call->state = (struct tc_state){0};
   atomic_store_explicit(&call->over, false, memory_order_relaxed);
   pthread_mutex_unlock(&call->lock);
 
@@ -231,13 +235,28 @@ TRITONSERVER_Error *tc_call_begin(
   TRITONSERVER_Error *error = tc_triton.InferenceRequestSetReleaseCallback(request, on_release, userp);
   if (!error)
     error = tc_triton.InferenceRequestSetResponseCallback(request, allocator, allocator_userp, on_response, userp);
-  if (!error) error = tc_triton.ServerInferAsync(server, request, trace);
-  if (error) {
-    pthread_mutex_lock(&call->lock);
-    close_call(call);
-    mine = 0; /* the callbacks that are set name a call that is over */
-  }
-  *key = mine;
+  if (error) tc_call_close_prepared(call);
+  *key = error ? 0 : mine;
+  return error;
+}
+
+/* When Triton refuses it, the call is as it was before it was prepared. */
+TRITONSERVER_Error *tc_call_submit(
+    struct tc_call *call, TRITONSERVER_Server *server, TRITONSERVER_InferenceRequest *request,
+    TRITONSERVER_InferenceTrace *trace) {
+  call->state.start_ns = tc_now(); /* without the lock: no callback comes before, and nobody else has the key */
+  TRITONSERVER_Error *error = tc_triton.ServerInferAsync(server, request, trace);
+  if (error) tc_call_close_prepared(call); /* the callbacks that are set name a call that is over */
+  return error;
+}
+
+TRITONSERVER_Error *tc_call_begin(
+    struct tc_call *call, TRITONSERVER_Server *server, TRITONSERVER_InferenceRequest *request,
+    TRITONSERVER_ResponseAllocator *allocator, void *allocator_userp, TRITONSERVER_InferenceTrace *trace,
+    struct tc_inbox *inbox, TRITONSERVER_InferenceResponse *old, uint64_t *key) {
+  TRITONSERVER_Error *error = tc_call_prepare(call, request, allocator, allocator_userp, inbox, old, key);
+  if (!error) error = tc_call_submit(call, server, request, trace);
+  if (error) *key = 0;
   return error;
 }
 

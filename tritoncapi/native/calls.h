@@ -54,6 +54,13 @@ struct tc_answer {
 bool tc_calls_reserve(struct tc_call **calls, size_t count);
 void tc_calls_put_back(struct tc_call **calls, size_t count);
 TRITONSERVER_Error *tc_calls_exhausted(void);
+TRITONSERVER_Error *tc_call_prepare(
+    struct tc_call *call, TRITONSERVER_InferenceRequest *request, TRITONSERVER_ResponseAllocator *allocator,
+    void *allocator_userp, struct tc_inbox *inbox, TRITONSERVER_InferenceResponse *old, uint64_t *key);
+void tc_call_close_prepared(struct tc_call *call);
+TRITONSERVER_Error *tc_call_submit(
+    struct tc_call *call, TRITONSERVER_Server *server, TRITONSERVER_InferenceRequest *request,
+    TRITONSERVER_InferenceTrace *trace);
 TRITONSERVER_Error *tc_call_begin(
     struct tc_call *call, TRITONSERVER_Server *server, TRITONSERVER_InferenceRequest *request,
     TRITONSERVER_ResponseAllocator *allocator, void *allocator_userp, TRITONSERVER_InferenceTrace *trace,

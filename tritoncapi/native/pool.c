@@ -17,7 +17,7 @@ struct tc_shelf {
   struct tc_shelf *next;
 };
 
-static const char *allocate(int memory_type, int64_t id, size_t byte_size, void **buffer) {
+const char *tc_memory_new(int memory_type, int64_t id, size_t byte_size, void **buffer) {
   switch (memory_type) {
     case TC_MEMORY_CPU:
       return posix_memalign(buffer, 64, byte_size) ? "out of host memory" : NULL;
@@ -30,7 +30,7 @@ static const char *allocate(int memory_type, int64_t id, size_t byte_size, void 
   }
 }
 
-static const char *release(int memory_type, int64_t id, void *buffer) {
+const char *tc_memory_free(int memory_type, int64_t id, void *buffer) {
   switch (memory_type) {
     case TC_MEMORY_PINNED:
       return tc_pinned_free(buffer);
@@ -49,7 +49,7 @@ static struct tc_shelf *shelf_for(struct tc_pool *pool, int memory_type, int64_t
 }
 
 /* False without memory for the list. */
-static bool put(struct tc_pool *pool, int memory_type, int64_t id, size_t byte_size, void *buffer) {
+bool tc_pool_keep(struct tc_pool *pool, int memory_type, int64_t id, size_t byte_size, void *buffer) {
   struct tc_shelf *shelf = shelf_for(pool, memory_type, id, byte_size);
   if (!shelf) {
     shelf = calloc(1, sizeof *shelf);
@@ -71,54 +71,24 @@ static bool put(struct tc_pool *pool, int memory_type, int64_t id, size_t byte_s
   return true;
 }
 
-const char *tc_pool_take(struct tc_pool *pool, int memory_type, int64_t id, size_t byte_size, void **buffer) {
-  if (pool->keeps) {
-    pthread_mutex_lock(&pool->lock);
-    struct tc_shelf *shelf = shelf_for(pool, memory_type, id, byte_size);
-    bool found = shelf && shelf->count;
-    if (found) {
-      *buffer = shelf->buffers[--shelf->count]; /* the last one in: it is the likeliest to be in a cache */
-      pool->reused++;
-    }
-    pthread_mutex_unlock(&pool->lock);
-    if (found) return NULL;
-  }
-  return allocate(memory_type, id, byte_size, buffer);
-}
-
-const char *tc_pool_give(struct tc_pool *pool, int memory_type, int64_t id, size_t byte_size, void *buffer) {
-  bool kept = false;
-  if (pool->keeps) {
-    pthread_mutex_lock(&pool->lock);
-    kept = put(pool, memory_type, id, byte_size, buffer);
-    pthread_mutex_unlock(&pool->lock);
-  }
-  return kept ? NULL : release(memory_type, id, buffer);
-}
-
-const char *tc_pool_reserve(struct tc_pool *pool, int memory_type, int64_t id, size_t byte_size, size_t count) {
-  for (size_t i = 0; i < count; i++) {
-    void *buffer;
-    const char *error = allocate(memory_type, id, byte_size, &buffer);
-    if (!error) error = tc_pool_give(pool, memory_type, id, byte_size, buffer);
-    if (error) return error;
-  }
-  return NULL;
+void *tc_pool_take(struct tc_pool *pool, int memory_type, int64_t id, size_t byte_size) {
+  struct tc_shelf *shelf = shelf_for(pool, memory_type, id, byte_size);
+  if (!shelf || !shelf->count) return NULL;
+  pool->reused++;
+  return shelf->buffers[--shelf->count]; /* the last one in: it is the likeliest to be in a cache */
 }
 
 const char *tc_pool_drain(struct tc_pool *pool) {
   const char *first = NULL;
-  pthread_mutex_lock(&pool->lock);
   for (struct tc_shelf *shelf = pool->shelves, *next; shelf; shelf = next) {
     next = shelf->next;
     for (size_t i = 0; i < shelf->count; i++) {
-      const char *error = release(shelf->memory_type, shelf->id, shelf->buffers[i]);
+      const char *error = tc_memory_free(shelf->memory_type, shelf->id, shelf->buffers[i]);
       if (!first) first = error;
     }
     free(shelf->buffers);
     free(shelf);
   }
   pool->shelves = NULL;
-  pthread_mutex_unlock(&pool->lock);
   return first;
 }

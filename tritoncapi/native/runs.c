@@ -9,7 +9,7 @@
 
 #include "calls.h"
 
-enum { THREADS = 8, LARGE = 65536 };
+enum { THREADS = 8, LARGE = 65536, TOGETHER = 64 };
 
 /* Python's, where it may do as it likes; to be sent again as it is, by whoever takes it; taken; and somebody waits. */
 enum { OWNED = 0, READY = 1, TAKEN = 2, WANTED = 3 };
@@ -40,13 +40,15 @@ static TRITONSERVER_InferenceResponse *take_aside(struct tc_run *run, TRITONSERV
   return old == NOTHING_MORE ? NULL : old;
 }
 
+static void set_key(struct tc_run *run, uint64_t key) { __atomic_store_n(&run->key, key, __ATOMIC_RELEASE); }
+
 static TRITONSERVER_Error *begin_run(struct tc_run *run, struct tc_inbox *inbox, struct tc_call *call) {
   run->answer.response = NULL;
   uint64_t key;
   TRITONSERVER_Error *error = tc_call_begin(
       call, run->server, run->request, run->allocator, run->allocator_userp, run->trace, inbox,
       take_aside(run, NULL), &key);
-  __atomic_store_n(&run->key, key, __ATOMIC_RELEASE); /* other threads may cancel it from now on */
+  set_key(run, key); /* other threads may cancel it from now on */
   return error;
 }
 
@@ -58,7 +60,7 @@ TRITONSERVER_Error *tc_call_run(struct tc_run *run) {
   if (!tc_calls_reserve(&call, 1)) return tc_calls_exhausted();
   TRITONSERVER_Error *error = begin_run(run, NULL, call);
   if (!error && !tc_call_await_answer(call, run->key, run->timeout_ns, &run->answer)) return NULL;
-  __atomic_store_n(&run->key, 0, __ATOMIC_RELEASE);
+  set_key(run, 0);
   tc_calls_put_back(&call, 1);
   return error;
 }
@@ -109,6 +111,39 @@ static void note_thread(struct tc_run *run, int64_t thread) {
   run->thread_count = known + 1;
 }
 
+/* Submits them one right after the other, so that Triton's threads find the next one and need not be woken for each.
+ * `*begun` are out; the calls of the others are as they were. */
+static TRITONSERVER_Error *begin_all(struct tc_run **runs, struct tc_call **calls, size_t count, size_t *begun) {
+  TRITONSERVER_Error *error = NULL;
+  size_t prepared = 0;
+  uint64_t keys[TOGETHER];
+  for (*begun = 0; *begun < count && !error;) {
+    size_t end = count - *begun < TOGETHER ? count : *begun + TOGETHER;
+    for (prepared = *begun; prepared < end && !error;) {
+      struct tc_run *run = runs[prepared];
+      run->answer.response = NULL;
+      error = tc_call_prepare(
+          calls[prepared], run->request, run->allocator, run->allocator_userp, NULL, take_aside(run, NULL),
+          &keys[prepared - *begun]);
+      if (!error) prepared++;
+    }
+    TRITONSERVER_Error *refused = NULL;
+    size_t first = *begun;
+    for (; *begun < prepared; ++*begun) {
+      struct tc_run *run = runs[*begun];
+      refused = tc_call_submit(calls[*begun], run->server, run->request, run->trace);
+      if (refused) break;
+      set_key(run, keys[*begun - first]); /* other threads may cancel it from now on */
+    }
+    if (refused) {
+      for (size_t i = *begun + 1; i < prepared; i++) tc_call_close_prepared(calls[i]);
+      if (error) tc_triton.ErrorDelete(error);
+      error = refused;
+    }
+  }
+  return error;
+}
+
 /* The same for many: all are submitted before one is waited for. Returns what Triton refused one with; the later ones
  * are then not submitted, those before it are answered as usual. `*submitted` says how many, `*unfinished` how many of
  * them go on: these are Python's, with their keys. With `ready` all have to be READY, and are so again when they are
@@ -130,9 +165,8 @@ TRITONSERVER_Error *tc_call_run_many(
     return NULL;
   }
   int64_t deadline = tc_deadline_after(timeout_ns);
-  TRITONSERVER_Error *error = NULL;
   size_t begun = 0, done = 0;
-  while (begun < count && !(error = begin_run(runs[begun], NULL, calls[begun]))) begun++;
+  TRITONSERVER_Error *error = begin_all(runs, calls, count, &begun);
   *submitted = begun;
   /* The last one first: when it is done the others mostly are, so there is one wake-up, not one for each. */
   for (size_t i = count; i-- > 0;) {
@@ -144,7 +178,7 @@ TRITONSERVER_Error *tc_call_run_many(
       if (whole) note_thread(run, answers[i].thread);
     }
     if (whole) {
-      __atomic_store_n(&run->key, 0, __ATOMIC_RELEASE);
+      set_key(run, 0);
       calls[count - ++done] = calls[i];
       let_go(run, ready ? READY : OWNED);
     } else {
