@@ -219,6 +219,30 @@ class Answer(ctypes.Structure):
     ]
 
 
+class Many(ctypes.Structure):
+    """``struct tc_many``: many requests in one native call."""
+
+    runs: int
+    answers: int
+    calls: int
+    count: int
+    allocator: int | None
+    timeout_ns: int
+    ready: int
+    submitted: int
+    unfinished: int
+    _fields_ = [
+        *((name, c_void_p) for name in ("runs", "answers", "calls")),
+        ("count", c_size_t),
+        ("allocator", c_void_p),
+        *((name, c_int64) for name in ("timeout_ns", "ready")),
+        *((name, c_size_t) for name in ("submitted", "unfinished")),
+    ]
+
+
+NOT_READY = c_size_t(-1).value  # instead of how many were submitted
+
+
 class TrafficOptions(ctypes.Structure):
     """``struct tc_traffic_options``."""
 
@@ -315,15 +339,12 @@ class Native:
         )
         # Addresses in, an error's address or None out: what is called for each request must cost little.
         self.call_run = bind(unlocked, "call_run", c_void_p, c_void_p)
-        self.call_run_many = bind(
-            *(unlocked, "call_run_many", c_void_p, c_void_p, c_void_p, c_size_t, c_int64, c_int),
-            *(POINTER(c_size_t), POINTER(c_size_t)),
-        )
+        self.many_run = bind(unlocked, "many_run", c_void_p, POINTER(Many))
         self.run_own = bind(unlocked, "run_own", c_int, POINTER(Run), c_int64)
         self.run_leave = bind(locked, "run_leave", None, POINTER(Run), c_int)
         self.run_clear = bind(unlocked, "run_clear", None, POINTER(Run), c_int)
-        self.run_put_aside = bind(locked, "run_put_aside", c_void_p, POINTER(Run), c_void_p)
-        self.runs_put_aside = bind(unlocked, "runs_put_aside", c_void_p, c_void_p, c_void_p, c_size_t)
+        self.run_put_aside = bind(locked, "run_put_aside", c_void_p, POINTER(Run), c_void_p, c_void_p)
+        self.many_put_aside = bind(unlocked, "many_put_aside", c_void_p, POINTER(Many))
         self.once_run = bind(unlocked, "once_run", c_void_p, c_void_p)
         self.outputs_read = bind(locked, "outputs_read", c_int64, T.InferenceResponse_p, c_void_p, c_uint32)
         self.inbox_new = bind(locked, "inbox_new", c_void_p, POINTER(c_int))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
-from ._native import Answer
+from ._native import NOT_READY, Answer, Many, Native
 from ._types import Error_p, InferenceResponse_p
 from .allocator import Allocator
 from .errors import Error, InFlightError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from .server import Server
 
 _SLICE_NS = 100_000_000  # between looks at pending signals
-_NOT_READY = ctypes.c_size_t(-1).value  # instead of how many were submitted
 
 
 class Responses(Sequence[InferenceResponse]):
@@ -30,14 +29,17 @@ class Responses(Sequence[InferenceResponse]):
     asked for; closing this closes all.
     """
 
-    def __init__(self, server: Server, batch: Batch, answers: Any) -> None:
+    __slots__ = ("_batch", "_count", "_made", "_sending", "_server")
+
+    def __init__(self, server: Server, batch: Batch, sending: _Sending) -> None:
         self._server = server
         self._batch = batch
-        self._answers = answers
+        self._sending: _Sending | None = sending
+        self._count = len(sending.answers)
         self._made: dict[int, InferenceResponse] = {}
 
     def __len__(self) -> int:
-        return len(self._answers)
+        return self._count
 
     @overload
     def __getitem__(self, index: int) -> InferenceResponse: ...
@@ -51,16 +53,14 @@ class Responses(Sequence[InferenceResponse]):
         number = range(len(self))[index]
         found = self._made.get(number)
         if found is None:
-            answer = self._answers[number]
-            if not answer.response:
-                raise Error("these responses are closed")
+            answer = self._answers()[number]
             # A copy: the array's own pointer is set to NULL, since the response is no longer its to delete.
             pointer = InferenceResponse_p.from_buffer_copy(answer)
             answer.response = None
             final, time_ns = bool(answer.final), answer.time_ns
             server, batch = self._server, self._batch
             parents = batch.chosen, server
-            run = batch.runs[number] if batch.quick else None
+            run = batch.requests[number]._run if batch.quick else None
             found = InferenceResponse(pointer, server.library, *parents, final=final, time_ns=time_ns, run=run)
             self._made[number] = found
         return found
@@ -71,7 +71,7 @@ class Responses(Sequence[InferenceResponse]):
     @property
     def failed(self) -> list[int]:
         """Numbers of the requests that were answered with an error."""
-        return [number for number, answer in enumerate(self._answers) if answer.failed]
+        return [number for number, answer in enumerate(self._answers()) if answer.failed]
 
     def raise_for_error(self) -> Responses:
         """Raises the first error there is; returns the responses."""
@@ -81,17 +81,23 @@ class Responses(Sequence[InferenceResponse]):
 
     def close(self) -> None:
         """Closes all (``TRITONSERVER_InferenceResponseDelete``). Closing again does nothing."""
-        library, batch, answers = self._server.library, self._batch, self._answers
+        sending, self._sending = self._sending, None
+        if sending is None:
+            return
         if self._made:
             made, self._made = self._made, {}
             for response in made.values():
                 response.close()
-        if batch.quick:
-            error = library.native.runs_put_aside(batch.addresses, answers, len(answers))
-        else:
-            error = library.native.answers_delete(answers, len(answers))
+        error = sending.end(self._server.library.native, self._batch)
         if error:
-            raise library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_InferenceResponseDelete")
+            raise self._server.library.api.take_error(
+                ctypes.cast(error, Error_p), "TRITONSERVER_InferenceResponseDelete"
+            )
+
+    def _answers(self) -> Any:
+        if self._sending is None:
+            raise Error("these responses are closed")
+        return self._sending.answers
 
     def __enter__(self) -> Responses:
         return self
@@ -103,17 +109,38 @@ class Responses(Sequence[InferenceResponse]):
 
 
 class Batch:
-    """Requests that were sent together, and may be so again: what native code needs of them, and nothing else."""
+    """Requests that were sent together, with what native code needs to send them so again."""
 
     def __init__(self, server: Server, requests: list[InferenceRequest], chosen: Allocator) -> None:
+        self.requests = requests
         self.chosen = chosen
         self.quick = chosen is server._default_allocator
-        self.runs = [request._run for request in requests]
-        self.addresses = (ctypes.c_void_p * len(requests))(*[request._run_at for request in requests])
+        self.runs = (ctypes.c_void_p * len(requests))(*[request._run_at for request in requests])
+        self.idle: list[_Sending] = []
 
-    def is_of(self, requests: list[InferenceRequest], chosen: Allocator) -> bool:
-        """Whether these are its requests, in its order."""
-        return chosen is self.chosen and [request._run for request in requests] == self.runs
+
+class _Sending:
+    """What one native call needs; used by one thread at a time. Idle, it has no response."""
+
+    __slots__ = ("answers", "calls", "many")
+
+    def __init__(self, batch: Batch) -> None:
+        count = len(batch.requests)
+        self.answers: Any = (Answer * count)()
+        self.calls = (ctypes.c_void_p * count)()
+        self.many = Many(
+            *(ctypes.addressof(batch.runs), ctypes.addressof(self.answers), ctypes.addressof(self.calls)),
+            *(count, batch.chosen.userp if batch.quick else None),
+        )
+
+    def end(self, native: Native, batch: Batch) -> int | None:
+        """Deletes the responses, or puts them aside. Returns an error's address or None."""
+        if batch.quick:
+            error: int | None = native.many_put_aside(self.many)
+        else:
+            error = native.answers_delete(self.answers, len(self.answers))
+        batch.idle.append(self)
+        return error
 
 
 def infer_many(
@@ -123,21 +150,24 @@ def infer_many(
     chosen: Allocator = allocator if allocator is not None else server.default_allocator
     chosen.pointer  # noqa: B018 - raises when it is closed
     listed = list(requests)
-    began = time.monotonic()
-    first = _SLICE_NS if timeout is None else max(0, min(_SLICE_NS, int(timeout * 1e9)))
-    answers = (Answer * len(listed))()
+    began = time.monotonic() if timeout is not None else 0.0
     batch = listed[0]._batch if listed else None
+    known = batch is not None and batch.chosen is chosen and batch.requests == listed
+    if batch is None or not known:
+        batch = Batch(server, listed, chosen)
     try:
-        if batch is None or not batch.is_of(listed, chosen):
-            batch = Batch(server, listed, chosen)
-            waiting = _send_anew(server, batch, listed, answers, first)
-        else:
-            found = _send(server, batch, listed, answers, first, ready=True)
-            waiting = _send_anew(server, batch, listed, answers, first) if found is None else found
+        sending = batch.idle.pop()
+    except IndexError:
+        sending = _Sending(batch)
+    sending.many.timeout_ns = _SLICE_NS if timeout is None else max(0, min(_SLICE_NS, int(timeout * 1e9)))
+    try:
+        waiting = _send(server, batch, sending, ready=True) if known else None
+        if waiting is None:
+            waiting = _send_anew(server, batch, sending)
     except BaseException:
-        server.library.native.answers_delete(answers, len(answers))
+        sending.end(server.library.native, batch)
         raise
-    responses = Responses(server, batch, answers)
+    responses = Responses(server, batch, sending)
     try:
         for number, execution in waiting:
             left = None if timeout is None else max(0.0, began + timeout - time.monotonic())
@@ -150,10 +180,9 @@ def infer_many(
     return responses
 
 
-def _send_anew(
-    server: Server, batch: Batch, requests: list[InferenceRequest], answers: Any, timeout_ns: int
-) -> list[tuple[int, Execution]]:
+def _send_anew(server: Server, batch: Batch, sending: _Sending) -> list[tuple[int, Execution]]:
     """Makes the requests ready, one by one, and sends them. Those that are answered may then be taken as they are."""
+    requests = batch.requests
     if len(set(map(id, requests))) != len(requests):
         raise ValueError("a request can be sent only once at a time")
     # The list decides: it is what is put back, whatever interrupts this.
@@ -167,7 +196,7 @@ def _send_anew(
             if not request._own_run(0):
                 raise InFlightError("another thread uses one of these requests")
             request._make_ready(batch.chosen)
-        found = _send(server, batch, requests, answers, timeout_ns, ready=False)
+        found = _send(server, batch, sending, ready=False)
         assert found is not None
         if requests:
             requests[0]._batch = batch
@@ -183,26 +212,20 @@ def _send_anew(
             request._lock.release()
 
 
-def _send(
-    server: Server, batch: Batch, requests: list[InferenceRequest], answers: Any, timeout_ns: int, *, ready: bool
-) -> list[tuple[int, Execution]] | None:
+def _send(server: Server, batch: Batch, sending: _Sending, *, ready: bool) -> list[tuple[int, Execution]] | None:
     """The native call. Returns those that take longer, with their numbers; None when not all are ``ready``."""
-    submitted, unfinished = ctypes.c_size_t(), ctypes.c_size_t()
-    error = server.library.native.call_run_many(
-        *(batch.addresses, answers, len(requests), timeout_ns, ready),
-        *(ctypes.byref(submitted), ctypes.byref(unfinished)),
-    )
-    if ready and submitted.value == _NOT_READY:
-        return None
+    many = sending.many
+    many.ready = ready
+    error = server.library.native.many_run(many)
     waiting: list[tuple[int, Execution]] = []
-    if unfinished.value:
-        for number, request in enumerate(requests[: submitted.value]):
+    if many.unfinished:
+        for number, request in enumerate(batch.requests[: many.submitted]):
             execution = request._execution if ready else request._collect()
             if execution is not None:
                 waiting.append((number, execution))
     if error:
         raise server.library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_ServerInferAsync")
-    return waiting
+    return None if many.submitted == NOT_READY else waiting
 
 
 def the_one(execution: Execution) -> InferenceResponse:

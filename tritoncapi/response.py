@@ -38,10 +38,10 @@ class InferenceResponse(Handle):
         run: Run | None = None,
     ) -> None:
         """``quick``: its buffers are on the CPU and belong to a native allocator, so deleting it keeps the lock.
-        ``run``: that too; and it answers a request that stays, where it may be put aside.
+        ``run``: that too; the allocator is the first parent, and the request stays, where it may be put aside.
         """
         self._pointer = pointer
-        self._parents = parents
+        self._parents: tuple[Any, ...] = parents
         self._library = library
         self._quick = quick
         self._run = run
@@ -127,7 +127,10 @@ class InferenceResponse(Handle):
         quick = self._quick or self._run is not None
         if lease is None and quick:
             native, run = self._library.native, self._run
-            error = native.run_put_aside(run, pointer) if run is not None else native.response_delete(pointer)
+            if run is None:
+                error = native.response_delete(pointer)
+            else:
+                error = native.run_put_aside(run, pointer, self._parents[0].userp)
             if error:
                 raise self._library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_InferenceResponseDelete")
         elif lease is None:

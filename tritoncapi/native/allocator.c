@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "allocator.h"
 #include "gpu.h"
 #include "pool.h"
 #include "triton.h"
@@ -72,7 +73,7 @@ struct tc_allocator {
   int poison; /* the byte that new buffers are filled with, or -1 */
 
   _Atomic(struct name *) names;
-  _Atomic uint64_t starts, queries, attributes;
+  _Atomic uint64_t starts, queries, attributes, live_bytes;
   _Alignas(64) pthread_mutex_t lock; /* of what follows */
   struct tc_counts counts;
   struct record *first, *last;
@@ -238,6 +239,7 @@ TRITONSERVER_Error *tc_allocator_alloc(
     record = allocator->spare;
     if (record) allocator->spare = record->next;
   }
+  /* Nothing to do without the lock: it stays held. */
   bool whole = record && (mine || !byte_size) && allocator->poison < 0 && !allocator->ipc;
   if (!whole) {
     if (locked) pthread_mutex_unlock(&allocator->lock);
@@ -256,13 +258,14 @@ TRITONSERVER_Error *tc_allocator_alloc(
       .allocated_ns = tc_now(),
   };
   *buffer = mine;
-  if (!whole || !locked) pthread_mutex_lock(&allocator->lock);
+  if (!whole) pthread_mutex_lock(&allocator->lock);
   struct tc_counts *counts = &allocator->counts;
   record->public.sequence = counts->allocations++;
   if (byte_size) {
     *buffer_userp = record;
     counts->live++;
     counts->live_bytes += byte_size;
+    atomic_store_explicit(&allocator->live_bytes, counts->live_bytes, memory_order_relaxed);
     if (counts->live_bytes > counts->peak_bytes) counts->peak_bytes = counts->live_bytes;
   } else {
     /* There is no buffer, and Triton releases none: nothing is out, the record is complete. */
@@ -308,6 +311,7 @@ TRITONSERVER_Error *tc_allocator_release(
   counts->releases++;
   counts->live--;
   counts->live_bytes -= public->byte_size;
+  atomic_store_explicit(&allocator->live_bytes, counts->live_bytes, memory_order_relaxed);
   /* What was allocated is freed, whatever the release says it is. */
   void *mine = public->buffer;
   int type = public->actual_type;
@@ -365,6 +369,10 @@ TRITONSERVER_Error *tc_allocator_attributes(
   atomic_fetch_add_explicit(&allocator->attributes, 1, memory_order_relaxed);
   if (!allocator->ipc || !record || record->public.actual_type != TC_MEMORY_GPU) return NULL;
   return tc_triton.BufferAttributesSetCudaIpcHandle(attributes, record->ipc);
+}
+
+uint64_t tc_allocator_live_bytes(struct tc_allocator *allocator) {
+  return atomic_load_explicit(&allocator->live_bytes, memory_order_relaxed);
 }
 
 void tc_allocator_counts(struct tc_allocator *allocator, struct tc_counts *counts) {

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "calls.h"
+#include "futex.h"
 
 enum { CHUNK = 4096, CHUNKS = 4096, NUMBER_BITS = 24, EVENTS = 64 };
 
@@ -129,17 +130,32 @@ static void file_event(struct tc_call *call, struct tc_event event) {
   call->events[call->tail++] = event;
 }
 
+/* Under the call's lock, as whoever waits for the group and goes early takes the call out of it: so the group is there.
+ * Returns the futex to wake when this was the last, or NULL; waking it when the group has just gone harms nobody. */
+static _Atomic uint32_t *leave_group(struct tc_call *call) {
+  struct tc_group *group = call->group;
+  call->group = NULL;
+  if (atomic_fetch_sub(&group->left, 1) != 1) return NULL;
+  atomic_store_explicit(&group->over, 1, memory_order_release);
+  return &group->over;
+}
+
 /* Wakes those who wait for what came, and lets the call's lock go. One who waits for the end is not woken for each part
  * of it. */
 static void announce(struct tc_call *call, uint64_t key) {
   bool before = call->state.done;
   call->state.done = call->state.finals && call->state.releases;
-  if (call->state.done && !before && call->inbox) tc_inbox_post(call->inbox, call->key);
+  _Atomic uint32_t *told = NULL;
+  if (call->state.done && !before) {
+    if (call->inbox) tc_inbox_post(call->inbox, call->key);
+    if (call->group) told = leave_group(call);
+  }
   if (call->wait_any || (call->wait_done && call->state.done)) pthread_cond_broadcast(&call->changed);
   bool notify = call->notify, over = call->state.done;
   pthread_mutex_unlock(&call->lock);
   /* After the lock: who sees this wants it. A hint, since the call may be another one's by now. */
   if (over) atomic_store_explicit(&call->over, true, memory_order_release);
+  if (told) tc_futex_wake(told);
   if (notify) tc_notice_post(key);
 }
 
@@ -186,8 +202,10 @@ static void on_release(TRITONSERVER_InferenceRequest *request, const uint32_t fl
 /* Forgets the call, whose lock is held, and let go. Responses that nobody took are deleted; later ones are strays. */
 static void close_call(struct tc_call *call) {
   call->key = 0;
+  _Atomic uint32_t *told = call->group ? leave_group(call) : NULL;
   if (call->wait_any || call->wait_done) pthread_cond_broadcast(&call->changed);
   pthread_mutex_unlock(&call->lock);
+  if (told) tc_futex_wake(told);
   /* Without a key nobody else looks any further, until it is put back. */
   if (call->old) delete_response(call->old);
   call->old = NULL;
@@ -219,13 +237,16 @@ void tc_call_close(uint64_t key) {
  * on; else the call is as it was before. `old`, an earlier response to this request, goes when the new one comes. */
 TRITONSERVER_Error *tc_call_prepare(
     struct tc_call *call, TRITONSERVER_InferenceRequest *request, TRITONSERVER_ResponseAllocator *allocator,
-    void *allocator_userp, struct tc_inbox *inbox, TRITONSERVER_InferenceResponse *old, uint64_t *key) {
+    void *allocator_userp, struct tc_inbox *inbox, struct tc_group *group, TRITONSERVER_InferenceResponse *old,
+    uint64_t *key) {
   if (inbox) tc_inbox_hold(inbox);
+  if (group) atomic_fetch_add(&group->left, 1);
   pthread_mutex_lock(&call->lock);
   uint64_t mine = call->key = call->next_key;
   call->next_key += UINT64_C(1) << NUMBER_BITS;
   call->notify = false;
   call->inbox = inbox;
+  call->group = group;
   call->old = old;
   call->state = (struct tc_state){0};
   atomic_store_explicit(&call->over, false, memory_order_relaxed);
@@ -254,7 +275,7 @@ TRITONSERVER_Error *tc_call_begin(
     struct tc_call *call, TRITONSERVER_Server *server, TRITONSERVER_InferenceRequest *request,
     TRITONSERVER_ResponseAllocator *allocator, void *allocator_userp, TRITONSERVER_InferenceTrace *trace,
     struct tc_inbox *inbox, TRITONSERVER_InferenceResponse *old, uint64_t *key) {
-  TRITONSERVER_Error *error = tc_call_prepare(call, request, allocator, allocator_userp, inbox, old, key);
+  TRITONSERVER_Error *error = tc_call_prepare(call, request, allocator, allocator_userp, inbox, NULL, old, key);
   if (!error) error = tc_call_submit(call, server, request, trace);
   if (error) *key = 0;
   return error;
@@ -291,6 +312,19 @@ static bool wait_for(struct tc_call *call, uint64_t key, int until_done, int64_t
     if (!tc_wait_until(&call->changed, &call->lock, deadline)) break;
   (*waiters)--;
   return call->key == key && is_met(call, until_done);
+}
+
+/* Waits until the calls of a group are all done, or the time is over. Those that are not have left it then. */
+void tc_group_wait(struct tc_group *group, struct tc_call **calls, size_t count, int64_t deadline) {
+  if (atomic_fetch_sub(&group->left, 1) == 1) return;
+  while (!atomic_load_explicit(&group->over, memory_order_acquire))
+    if (!tc_futex_wait(&group->over, 0, deadline)) break;
+  if (atomic_load_explicit(&group->over, memory_order_acquire)) return;
+  for (size_t i = 0; i < count; i++) {
+    pthread_mutex_lock(&calls[i]->lock);
+    if (calls[i]->group == group) calls[i]->group = NULL;
+    pthread_mutex_unlock(&calls[i]->lock);
+  }
 }
 
 /* A thread that sleeps is woken late, and costs the one that wakes it a system call: as much as a small model's whole

@@ -28,6 +28,12 @@ struct tc_state {
 
 enum { TC_FEW = 2 }; /* events: more are the exception */
 
+/* Calls that are waited for together. */
+struct tc_group {
+  _Atomic uint32_t left; /* calls that are not done, and one more until they are waited for */
+  _Atomic uint32_t over; /* a futex: none is left */
+};
+
 struct tc_call {
   _Alignas(64) pthread_mutex_t lock;
   uint64_t key;     /* 0: closed */
@@ -38,6 +44,7 @@ struct tc_call {
   struct tc_state state;
   struct tc_event few[TC_FEW], *events; /* events[head, tail) wait to be taken */
   uint32_t head, tail, capacity;
+  struct tc_group *group;
   struct tc_inbox *inbox; /* where the key goes when all has come */
   TRITONSERVER_InferenceResponse *old; /* to be deleted when a new one comes */
   uint64_t next_key;
@@ -56,7 +63,8 @@ void tc_calls_put_back(struct tc_call **calls, size_t count);
 TRITONSERVER_Error *tc_calls_exhausted(void);
 TRITONSERVER_Error *tc_call_prepare(
     struct tc_call *call, TRITONSERVER_InferenceRequest *request, TRITONSERVER_ResponseAllocator *allocator,
-    void *allocator_userp, struct tc_inbox *inbox, TRITONSERVER_InferenceResponse *old, uint64_t *key);
+    void *allocator_userp, struct tc_inbox *inbox, struct tc_group *group, TRITONSERVER_InferenceResponse *old,
+    uint64_t *key);
 void tc_call_close_prepared(struct tc_call *call);
 TRITONSERVER_Error *tc_call_submit(
     struct tc_call *call, TRITONSERVER_Server *server, TRITONSERVER_InferenceRequest *request,
@@ -65,6 +73,7 @@ TRITONSERVER_Error *tc_call_begin(
     struct tc_call *call, TRITONSERVER_Server *server, TRITONSERVER_InferenceRequest *request,
     TRITONSERVER_ResponseAllocator *allocator, void *allocator_userp, TRITONSERVER_InferenceTrace *trace,
     struct tc_inbox *inbox, TRITONSERVER_InferenceResponse *old, uint64_t *key);
+void tc_group_wait(struct tc_group *group, struct tc_call **calls, size_t count, int64_t deadline);
 bool tc_call_take_answer(struct tc_call *call, uint64_t key, int64_t timeout_ns, struct tc_answer *answer);
 bool tc_call_await_answer(struct tc_call *call, uint64_t key, int64_t timeout_ns, struct tc_answer *answer);
 struct tc_call *tc_call_named(uint64_t key);

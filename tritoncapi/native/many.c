@@ -1,0 +1,111 @@
+/* Many runs in one call from Python. */
+#define _GNU_SOURCE
+#include "futex.h"
+#include "runs.h"
+
+enum { TOGETHER = 64 };
+
+static void let_go(struct tc_run *run, uint32_t state) {
+  if (atomic_exchange(&run->state, state) == TC_WANTED) tc_futex_wake(&run->state);
+}
+
+/* All of them, or none. */
+static bool take_all(struct tc_run **runs, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    uint32_t ready = TC_READY;
+    if (atomic_compare_exchange_strong(&runs[i]->state, &ready, TC_TAKEN)) continue;
+    while (i-- > 0) let_go(runs[i], TC_READY);
+    return false;
+  }
+  return true;
+}
+
+/* Makes the run Python's, when it is not within a call of many: waits for that, but not for ever. Says whether. */
+int tc_run_own(struct tc_run *run, int64_t timeout_ns) {
+  int64_t deadline = tc_deadline_after(timeout_ns);
+  for (;;) {
+    uint32_t state = TC_READY;
+    if (atomic_compare_exchange_strong(&run->state, &state, TC_OWNED) || state == TC_OWNED) return 1;
+    if (state == TC_TAKEN && !atomic_compare_exchange_strong(&run->state, &state, TC_WANTED)) continue;
+    if (!tc_futex_wait(&run->state, TC_WANTED, deadline)) return 0;
+  }
+}
+
+/* Python has done with it: TC_OWNED keeps it, TC_READY lets others take it. */
+void tc_run_leave(struct tc_run *run, int ready) { let_go(run, ready ? TC_READY : TC_OWNED); }
+
+static void note_thread(struct tc_run *run, int64_t thread) {
+  uint32_t known = run->thread_count < TC_RUN_THREADS ? run->thread_count : TC_RUN_THREADS;
+  for (uint32_t i = 0; i < known; i++)
+    if (run->threads[i] == thread) return;
+  if (known < TC_RUN_THREADS) run->threads[known] = thread;
+  run->thread_count = known + 1;
+}
+
+/* Submits them one right after the other, so that Triton's threads find the next one and need not be woken for each.
+ * `*begun` are out; the calls of the others are as they were. */
+static TRITONSERVER_Error *begin_all(const struct tc_many *many, struct tc_group *group, size_t *begun) {
+  struct tc_run **runs = many->runs;
+  struct tc_call **calls = many->calls;
+  size_t count = many->count;
+  TRITONSERVER_Error *error = NULL;
+  size_t prepared = 0;
+  uint64_t keys[TOGETHER];
+  for (*begun = 0; *begun < count && !error;) {
+    size_t end = count - *begun < TOGETHER ? count : *begun + TOGETHER;
+    for (prepared = *begun; prepared < end && !error;) {
+      struct tc_run *run = runs[prepared];
+      run->answer.response = NULL;
+      error = tc_call_prepare(
+          calls[prepared], run->request, run->allocator, run->allocator_userp, NULL, group,
+          tc_run_take_aside(run, NULL), &keys[prepared - *begun]);
+      if (!error) prepared++;
+    }
+    TRITONSERVER_Error *refused = NULL;
+    size_t first = *begun;
+    for (; *begun < prepared; ++*begun) {
+      struct tc_run *run = runs[*begun];
+      refused = tc_call_submit(calls[*begun], run->server, run->request, run->trace);
+      if (refused) break;
+      tc_run_set_key(run, keys[*begun - first]); /* other threads may cancel it from now on */
+    }
+    if (refused) {
+      for (size_t i = *begun + 1; i < prepared; i++) tc_call_close_prepared(calls[i]);
+      if (error) tc_triton.ErrorDelete(error);
+      error = refused;
+    }
+  }
+  return error;
+}
+
+/* All are submitted before one is waited for. Returns what Triton refused one with; the later ones are then not
+ * submitted, those before it are answered as usual. */
+TRITONSERVER_Error *tc_many_run(struct tc_many *many) {
+  size_t count = many->count, begun = 0, done = 0;
+  many->submitted = many->unfinished = 0;
+  if (!tc_calls_reserve(many->calls, count)) return tc_calls_exhausted();
+  if (many->ready && !take_all(many->runs, count)) {
+    many->submitted = SIZE_MAX;
+    tc_calls_put_back(many->calls, count);
+    return NULL;
+  }
+  int64_t deadline = tc_deadline_after(many->timeout_ns);
+  struct tc_group group = {.left = 1};
+  TRITONSERVER_Error *error = begin_all(many, &group, &begun);
+  many->submitted = begun;
+  tc_group_wait(&group, many->calls, begun, deadline);
+  for (size_t i = 0; i < count; i++) {
+    struct tc_run *run = many->runs[i];
+    bool whole = i >= begun || tc_call_take_answer(many->calls[i], run->key, 0, &many->answers[i]);
+    if (whole) {
+      if (i < begun) note_thread(run, many->answers[i].thread);
+      tc_run_set_key(run, 0);
+      many->calls[done++] = many->calls[i];
+    } else {
+      many->unfinished++;
+    }
+    let_go(run, whole && many->ready ? TC_READY : TC_OWNED);
+  }
+  tc_calls_put_back(many->calls, done);
+  return error;
+}
