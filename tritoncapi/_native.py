@@ -343,19 +343,18 @@ class Native:
         self.run_own = bind(unlocked, "run_own", c_int, POINTER(Run), c_int64)
         self.run_leave = bind(locked, "run_leave", None, POINTER(Run), c_int)
         self.run_clear = bind(unlocked, "run_clear", None, POINTER(Run), c_int)
-        self.run_put_aside = bind(locked, "run_put_aside", c_void_p, POINTER(Run), c_void_p, c_void_p)
+        # Quick enough to keep the interpreter lock.
+        self.run_put_aside = bind(locked, "run_put_aside", c_void_p, c_void_p, c_void_p, c_void_p)
         self.many_put_aside = bind(unlocked, "many_put_aside", c_void_p, POINTER(Many))
         self.once_run = bind(unlocked, "once_run", c_void_p, c_void_p)
         self.outputs_read = bind(locked, "outputs_read", c_int64, T.InferenceResponse_p, c_void_p, c_uint32)
         self.inbox_new = bind(locked, "inbox_new", c_void_p, POINTER(c_int))
         self.inbox_close = bind(locked, "inbox_close", None, c_void_p)
         self.inbox_collect = bind(
-            locked, "inbox_collect", c_size_t, c_void_p, POINTER(c_uint64), POINTER(Answer), c_size_t
+            locked, "inbox_collect", c_size_t, c_void_p, c_void_p, c_void_p, c_size_t
         )
-        self.call_post = bind(unlocked, "call_post", c_void_p, c_void_p, c_void_p)
-        self.calls_post = bind(unlocked, "calls_post", c_size_t, c_void_p, c_void_p, c_size_t, c_void_p)
+        self.calls_post = bind(unlocked, "calls_post", c_size_t, *(c_void_p, c_void_p, c_void_p), c_size_t, c_void_p)
         self.answers_delete = bind(unlocked, "answers_delete", c_void_p, c_void_p, c_size_t)
-        self.response_delete = bind(locked, "response_delete", c_void_p, c_void_p)
         self.call_wait = bind(unlocked, "call_wait", c_int, c_uint64, c_int64, c_int, POINTER(State))
         self.call_take = bind(locked, "call_take", c_int, c_uint64, POINTER(Event))
         self.call_close = bind(unlocked, "call_close", None, c_uint64)

@@ -70,7 +70,14 @@ class Inbox:
         which takes this one's core, and nothing goes on side by side.
         """
         with request._lock:
-            entry = _Entry(future, request, request._make_ready(allocator))
+            chosen = request._server._default_allocator if allocator is None else allocator
+            if request._idle and chosen is not None and chosen is request._chosen:  # as it was left last time
+                chosen.pointer  # noqa: B018 - raises when it is closed
+                request._idle = False
+                request._running = True
+            else:
+                chosen = request._make_ready(allocator)
+            entry = _Entry(future, request, chosen)
             if self._several:
                 with self._lock:
                     request._queued_in = self
@@ -83,14 +90,10 @@ class Inbox:
                 elif waiting >= _TOGETHER:
                     self.flush()
                 return entry
-            try:
-                error = self._native.call_post(request._run_at, self.pointer)
-            finally:
-                # In flight or refused; Ctrl-C in between finds it in flight.
-                key = request._collect_posted()
-            if error:
+            with self._lock:
+                errors = self._submit([entry])
+            for error in errors:
                 raise self._refusal(error)
-            self._waiting[key] = entry
             return entry
 
     def flush(self) -> None:
@@ -98,18 +101,31 @@ class Inbox:
         with self._lock:
             while self._queue:
                 queue = self._queue[:_TOGETHER]
-                count, refused = len(queue), 0
+                errors: list[int] = []
                 try:
-                    self._runs[:count] = [entry.request._run_at for entry in queue]
-                    refused = self._native.calls_post(self._runs, self._errors, count, self.pointer)
+                    errors = self._submit(queue)
                 finally:
-                    del self._queue[:count]
-                    for entry in queue:
-                        key = entry.request._collect_posted()
-                        if key:
-                            self._waiting[key] = entry
-                if refused:
+                    del self._queue[: len(queue)]
+                if errors:
                     self._tell(queue)
+
+    def _submit(self, entries: list[_Entry]) -> list[int]:
+        """The native call; the lock is held. Returns errors' addresses, if there are any."""
+        count, refused = len(entries), 0
+        keys = (ctypes.c_uint64 * count)()
+        self._runs[:count] = [entry.request._run_at for entry in entries]
+        try:
+            refused = self._native.calls_post(self._runs, keys, self._errors, count, self.pointer)
+        finally:
+            # In flight or refused; Ctrl-C in between finds it in flight.
+            for entry, key in zip(entries, keys, strict=True):
+                request = entry.request
+                request._posted = key
+                request._running = False
+                request._queued_in = None
+                if key:
+                    self._waiting[key] = entry
+        return [error for error in self._errors[:count] if error] if refused else []
 
     def _tell(self, queue: list[_Entry]) -> None:
         """Of what was refused."""
@@ -129,24 +145,29 @@ class Inbox:
             keys = self._keys[:count]
             entries = [self._waiting.pop(key, None) for key in keys]
         self._several = count >= _SEVERAL
+        library, at = self._library, 0
         answers = _ANSWER.iter_unpack(self._bytes[: count * _ANSWER.size])
-        for number, (key, entry, answer) in enumerate(zip(keys, entries, answers, strict=True)):
+        for key, entry, (address, time_ns, thread, final, failed) in zip(keys, entries, answers, strict=True):
+            place, at = at, at + _ANSWER.size
             if entry is None:  # Ctrl-C came before it was written down
-                self._native.answers_delete(ctypes.byref(self._answers[number]), 1)
+                self._native.answers_delete(ctypes.byref(self._answers, place), 1)
                 continue
             request, chosen = entry.request, entry.allocator
-            address, time_ns, thread, final, failed = answer
             response: InferenceResponse | None = None
             try:
                 if address:
                     request._arrived(key, thread)
+                    server = request._server
                     response = InferenceResponse(
-                        InferenceResponse_p.from_buffer_copy(self._answers, number * _ANSWER.size),
-                        *(self._library, chosen, request._server),
+                        InferenceResponse_p.from_buffer_copy(self._answers, place),
+                        *(library, chosen, server),
                         final=final != 0,
                         time_ns=time_ns,
-                        run=request._run if chosen is request._server._default_allocator else None,
+                        quick=request._quick if chosen is request._chosen else None,
                     )
+                    if not failed and (future := entry.future) is not None and not future.done():
+                        future.set_result(response)
+                        continue
                 else:
                     response = the_one(Execution(self._library, key, (chosen, request._server)))
                 if failed or not address:

@@ -60,8 +60,8 @@ class Responses(Sequence[InferenceResponse]):
             final, time_ns = bool(answer.final), answer.time_ns
             server, batch = self._server, self._batch
             parents = batch.chosen, server
-            run = batch.requests[number]._run if batch.quick else None
-            found = InferenceResponse(pointer, server.library, *parents, final=final, time_ns=time_ns, run=run)
+            quick = batch.requests[number]._quick if batch.quick else None
+            found = InferenceResponse(pointer, server.library, *parents, final=final, time_ns=time_ns, quick=quick)
             self._made[number] = found
         return found
 

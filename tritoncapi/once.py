@@ -22,7 +22,7 @@ from ._types import Error_p, InferenceRequest_p, InferenceResponse_p
 from .allocator import Allocator, ResponseAllocator
 from .execution import Execution, InferTimeout
 from .request import InferenceRequest, _forgotten, checked, only_response
-from .response import InferenceResponse
+from .response import NOWHERE, InferenceResponse
 from .tensor import data_offset, datatype_of, raw_address
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class OneCall:
             _, time_ns, thread, final, _ = ONCE_ANSWER.unpack_from(once, ONCE_ANSWER_AT)
             if thread not in server._heard_from.get(model, ()):
                 server._heard(model, thread)
-            quick = run.allocator is not None
+            quick = NOWHERE if run.allocator is not None else None
             pointer = InferenceResponse_p.from_buffer_copy(once, ONCE_ANSWER_AT)
             response = InferenceResponse(
                 pointer, self._library, chosen, server, final=final != 0, time_ns=time_ns, quick=quick
@@ -184,7 +184,7 @@ class OneCall:
             if response is not None:
                 response.close()
             elif once.response:
-                self._native.response_delete(once.response)
+                self._native.run_put_aside(None, once.response, None)
             if once.key:
                 self._going_on(server, model, once, arrays, chosen).close()
             raise

@@ -25,7 +25,7 @@ from .many import Batch, the_one
 from .memory import Buffer
 from .parameter import ParameterValue, parameter_type
 from .pending import Abandoned, InferFuture, stream_async
-from .response import InferenceResponse
+from .response import InferenceResponse, Quick
 from .tensor import datatype_of, encode, raw_address
 from .trace import Trace
 
@@ -86,6 +86,7 @@ class InferenceRequest(Handle):
         self._batch: Batch | None = None  # the last one that it was the first of
         self._threads: tuple[int, ...] = ()  # the model answered on these
         self._chosen: Allocator | None = None  # the one in _run
+        self._quick: Quick | None = None  # where a response with its outputs may be put aside
         self._lock = threading.RLock()  # a stopping server closes requests that other threads are about to start
         super().__init__(pointer, server)
         self._run.server, self._run.request = server.pointer, pointer
@@ -377,6 +378,7 @@ class InferenceRequest(Handle):
         run = self._run
         run.allocator, run.allocator_userp = chosen.pointer, chosen.userp
         self._chosen = chosen
+        self._quick = (self._run_at, run.allocator_userp, run) if chosen is self._server._default_allocator else None
         run.timeout_ns = _FIRST_WAIT_NS
         self._idle = False
         self._running = True
@@ -414,22 +416,14 @@ class InferenceRequest(Handle):
 
     def _response(self, pointer: Any, final: int, time_ns: int) -> InferenceResponse:
         """Of a native call."""
-        parents = chosen, server = self._chosen, self._server
-        run = self._run if chosen is server._default_allocator else None
-        return InferenceResponse(pointer, self._library, *parents, final=final != 0, time_ns=time_ns, run=run)
-
-    def _collect_posted(self) -> int:
-        """As ``_collect``, for a call that is in flight or was refused. Returns its key, 0 for none."""
-        run = self._run
-        self._posted, run.key = run.key, 0
-        self._running = False
-        self._queued_in = None
-        return self._posted
+        parents = self._chosen, self._server
+        return InferenceResponse(pointer, self._library, *parents, final=final != 0, time_ns=time_ns, quick=self._quick)
 
     def _arrived(self, key: int, thread: int) -> None:
-        """The whole answer to the call ``key`` came; the call is closed by now."""
+        """The whole answer to the call ``key``, which was posted, came; the call is closed by now."""
         if self._posted == key:
             self._posted = 0  # who makes an Execution of it in this moment finds it done
+            self._idle = self._pointer is not None
         else:
             with self._lock:
                 execution = self._execution

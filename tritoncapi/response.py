@@ -7,13 +7,17 @@ import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ._handle import Handle
+from ._handle import Handle, _taking
 from ._library import Library
-from ._native import Run
 from ._types import Error_p
 from .errors import Error, TritonError
 from .output import Lease, Output, Row, read_rows
 from .parameter import ParameterValue, read_value
+
+Quick = tuple[int | None, int | None, object]
+"""A run's and an allocator's address, and what they belong to: where a response may be put aside. None: nowhere."""
+
+NOWHERE: Quick = (None, None, None)
 
 
 class InferenceResponse(Handle):
@@ -34,17 +38,13 @@ class InferenceResponse(Handle):
         *parents: object,
         final: bool = True,
         time_ns: int = 0,
-        quick: bool = False,
-        run: Run | None = None,
+        quick: Quick | None = None,
     ) -> None:
-        """``quick``: its buffers are on the CPU and belong to a native allocator, so deleting it keeps the lock.
-        ``run``: that too; the allocator is the first parent, and the request stays, where it may be put aside.
-        """
+        """``quick``: its buffers are on the CPU and belong to a native allocator, so deleting it keeps the lock."""
         self._pointer = pointer
         self._parents: tuple[Any, ...] = parents
         self._library = library
         self._quick = quick
-        self._run = run
         self.final = final
         self.time_ns = time_ns
 
@@ -121,21 +121,29 @@ class InferenceResponse(Handle):
     def __len__(self) -> int:
         return len(self._read())
 
+    def close(self) -> None:
+        """Deletes it. Closing again does nothing. Views of its outputs stay valid: they then hold its buffers."""
+        quick = self._quick
+        if quick is None or self._lease is not None:
+            super().close()
+            return
+        with _taking:
+            pointer, self._pointer = self._pointer, None
+        if pointer is None:
+            return
+        self._rows = self._made = None
+        error = self._library.native.run_put_aside(quick[0], pointer, quick[1])
+        if error:
+            self._pointer = pointer
+            raise self._library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_InferenceResponseDelete")
+
     def _dispose(self, pointer: Any) -> None:
         self._rows = self._made = None
         lease = self._lease() if self._lease is not None else None
-        quick = self._quick or self._run is not None
-        if lease is None and quick:
-            native, run = self._library.native, self._run
-            if run is None:
-                error = native.response_delete(pointer)
-            else:
-                error = native.run_put_aside(run, pointer, self._parents[0].userp)
-            if error:
-                raise self._library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_InferenceResponseDelete")
-        elif lease is None:
+        if lease is None:
             self._library.api.InferenceResponseDelete(pointer)
-        elif quick:
-            lease.end(self._library.native.response_delete, pointer)
-        else:
+        elif self._quick is None:
             lease.end(self._library.api.InferenceResponseDelete, pointer)
+        else:
+            put_aside, (run, allocator, _) = self._library.native.run_put_aside, self._quick
+            lease.end(lambda pointer: put_aside(run, pointer, allocator), pointer)

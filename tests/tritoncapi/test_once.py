@@ -40,7 +40,7 @@ def spy(server: tc.Server, monkeypatch: pytest.MonkeyPatch, after: Callable[[], 
         return error
 
     monkeypatch.setattr(
-        server._one_call, "_native", SimpleNamespace(once_run=once_run, response_delete=native.response_delete)
+        server._one_call, "_native", SimpleNamespace(once_run=once_run, run_put_aside=native.run_put_aside)
     )
     return calls
 

@@ -28,11 +28,6 @@ TRITONSERVER_Error *tc_answers_delete(struct tc_answer *answers, size_t count) {
   return first;
 }
 
-/* For responses on the CPU: quick enough to keep the interpreter lock. The error is the caller's. */
-TRITONSERVER_Error *tc_response_delete(TRITONSERVER_InferenceResponse *response) {
-  return tc_triton.InferenceResponseDelete(response);
-}
-
 static bool put_aside(struct tc_run *run, TRITONSERVER_InferenceResponse *response) {
   TRITONSERVER_InferenceResponse *none = NULL;
   return !atomic_load_explicit(&run->aside, memory_order_relaxed) &&
@@ -41,10 +36,10 @@ static bool put_aside(struct tc_run *run, TRITONSERVER_InferenceResponse *respon
 
 /* Deletes a response to this request, with outputs that this allocator of ours gave; or leaves that to the thread that brings the next
  * one: it made it, and deletes and makes the quickest what stays in its caches. The request holds the model meanwhile.
- * Not where there is much to hold. */
+ * Not where there is much to hold; nor without a run, for a request that has gone. The error is the caller's. */
 TRITONSERVER_Error *tc_run_put_aside(
     struct tc_run *run, TRITONSERVER_InferenceResponse *response, struct tc_allocator *allocator) {
-  if (tc_allocator_live_bytes(allocator) <= PLENTY && put_aside(run, response)) return NULL;
+  if (run && tc_allocator_live_bytes(allocator) <= PLENTY && put_aside(run, response)) return NULL;
   return tc_triton.InferenceResponseDelete(response);
 }
 

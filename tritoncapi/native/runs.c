@@ -26,7 +26,7 @@ TRITONSERVER_Error *tc_call_run(struct tc_run *run) {
 }
 
 /* Submits only; the key, which stays in the run, goes to the inbox when all has come. */
-TRITONSERVER_Error *tc_call_post(struct tc_run *run, struct tc_inbox *inbox) {
+static TRITONSERVER_Error *post(struct tc_run *run, struct tc_inbox *inbox) {
   struct tc_call *call;
   run->key = 0;
   if (!tc_calls_reserve(&call, 1)) return tc_calls_exhausted();
@@ -35,12 +35,15 @@ TRITONSERVER_Error *tc_call_post(struct tc_run *run, struct tc_inbox *inbox) {
   return error;
 }
 
-/* Submits them all, whatever becomes of each. `errors[i]` is what Triton refused one with, or NULL. Returns how many it
- * refused. */
-size_t tc_calls_post(struct tc_run **runs, TRITONSERVER_Error **errors, size_t count, struct tc_inbox *inbox) {
+/* Submits them all, whatever becomes of each. `keys[i]` is its call's, or 0; `errors[i]` is then what Triton refused it
+ * with, else NULL. Returns how many it refused. */
+size_t tc_calls_post(
+    struct tc_run **runs, uint64_t *keys, TRITONSERVER_Error **errors, size_t count, struct tc_inbox *inbox) {
   size_t refused = 0;
   for (size_t i = 0; i < count; i++) {
-    errors[i] = tc_call_post(runs[i], inbox);
+    errors[i] = post(runs[i], inbox);
+    keys[i] = runs[i]->key;
+    tc_run_set_key(runs[i], 0);
     refused += errors[i] != NULL;
   }
   return refused;
