@@ -153,7 +153,8 @@ class Input(ctypes.Structure):
         ("shape", c_void_p),
         ("dims", c_uint64),
         ("byte_size", c_size_t),
-        ("datatype", c_int),
+        ("device", c_int64),
+        *((name, c_int) for name in ("datatype", "memory_type")),
     ]
 
 

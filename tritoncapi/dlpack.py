@@ -70,6 +70,8 @@ class TensorView:
         self.buffer = buffer
         self.datatype = datatype
         self.shape = tuple(int(size) for size in shape)
+        #: Its number in once.py, and what it is the number of.
+        self._kind: tuple[Buffer | None, DataType | None, tuple[int, ...] | None, int] = (None, None, None, 0)
         if datatype != DataType.BYTES:
             expected = tensor.byte_size(datatype, self.shape)
             if buffer.nbytes != expected:

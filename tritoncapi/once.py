@@ -1,4 +1,6 @@
-"""``Server.infer`` of plain arrays: a request is made, sent, answered and deleted again in one native call.
+"""``Server.infer`` of plain tensors: a request is made, sent, answered and deleted again in one native call.
+
+Plain are contiguous NumPy arrays of fixed-size elements, and TensorViews, wherever they are.
 
 What requests share that go to the same model with inputs of the same names, datatypes and shapes is kept as a form.
 What is not plain goes the general way, through an InferenceRequest; so does what takes longer than the native call.
@@ -14,13 +16,14 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ._names import c_name
 from ._native import ONCE_ANSWER, ONCE_ANSWER_AT, ONCE_REQUEST_AT, Input, Once
-from ._types import Error_p, InferenceRequest_p, InferenceResponse_p
+from ._types import DataType, Error_p, InferenceRequest_p, InferenceResponse_p
 from .allocator import Allocator, ResponseAllocator
+from .dlpack import TensorView
 from .execution import Execution, InferTimeout
+from .place import CPU, Place
 from .request import InferenceRequest, _forgotten, checked, only_response
 from .response import NOWHERE, InferenceResponse
 from .tensor import data_offset, datatype_of, raw_address
@@ -29,26 +32,55 @@ if TYPE_CHECKING:
     from .server import Server
 
 _FORMS = 256  # of one server; the next one takes the place of all
+_POINTER = ctypes.sizeof(ctypes.c_void_p)
 _FIRST_WAIT = 0.01  # seconds in the native call; longer waits can be interrupted
-_Arrays = dict[str, npt.NDArray[Any]]
+_KINDS = 4096  # of views, of all servers; what comes later goes the general way
+_Tensors = dict[str, Any]
+
+_Kind = tuple[DataType, tuple[int, ...], Place, int]
+"""Of a view: datatype, shape, place, bytes."""
+
+_numbers: dict[_Kind, int] = {}
+_kinds: list[_Kind] = []
+
+
+def _number(view: TensorView) -> int | None:
+    """Of the view's kind: quick to look up, as the kind itself is not. None: it is not plain."""
+    buffer, datatype, shape, known = view._kind
+    if buffer is view.buffer and datatype is view.datatype and shape is view.shape:
+        return known  # these three say that it is
+    kind = view.datatype, view.shape, view.buffer.place, view.buffer.nbytes
+    number = _numbers.get(kind)
+    if number is None:
+        if len(_kinds) >= _KINDS or not view.buffer.nbytes:
+            return None
+        _kinds.append(kind)
+        number = _numbers.setdefault(kind, len(_kinds) - 1)
+    view._kind = view.buffer, view.datatype, view.shape, number
+    return number
 
 
 class _Form:
     """What the requests for one model and version share whose inputs have certain names, datatypes and shapes."""
 
     def __init__(self, server: Server, key: list[Any]) -> None:
-        """``key``: model, version, and of each input name, dtype and shape."""
+        """``key``: model, version, and of each input name, dtype and shape, or name, number of the kind and None."""
         model, self._version, *inputs = key
         self._server = server.pointer
         self._model = c_name(model, "a model's")
         self._inputs = (Input * (len(inputs) // 3))()
         self._shapes = []  # the rows have but their addresses
         for row, name, dtype, dims in zip(self._inputs, inputs[::3], inputs[1::3], inputs[2::3], strict=True):
-            shape = (ctypes.c_int64 * len(dims))(*dims)
+            if dims is None:
+                datatype, sizes, place, row.byte_size = _kinds[dtype]
+            else:
+                datatype, sizes, place, row.byte_size = datatype_of(dtype), dims, CPU, math.prod(dims) * dtype.itemsize
+            shape = (ctypes.c_int64 * len(sizes))(*sizes)
             self._shapes.append(shape)
-            row.name, row.datatype = c_name(name, "an input's"), datatype_of(dtype)
-            row.shape, row.dims = ctypes.addressof(shape), len(dims)
-            row.byte_size = math.prod(dims) * dtype.itemsize
+            row.name, row.datatype = c_name(name, "an input's"), datatype
+            row.shape, row.dims = ctypes.addressof(shape), len(sizes)
+            row.memory_type, row.device = place.memory_type, place.device
+        self.views = any(dims is None for dims in inputs[2::3])
         self.idle: list[_Run] = []
 
     def run(self) -> _Run:
@@ -64,15 +96,25 @@ class _Form:
 class _Run:
     """What one call needs; used by one thread at a time. Idle, it has neither key nor response."""
 
-    __slots__ = ("allocator", "arrays", "at", "keep", "once")
+    __slots__ = ("addresses", "allocator", "arrays", "at", "keep", "once")
 
     def __init__(self, once: Once, count: int, keep: object) -> None:
         self.once = once
         self.arrays = (ctypes.c_void_p * count)()
+        self.addresses = (ctypes.c_void_p * count)()  # of views' data
         once.arrays = ctypes.addressof(self.arrays)
         self.at = ctypes.addressof(once)
         self.keep = keep
         self.allocator: Allocator | None = None  # the one in `once`, if it is the server's own
+
+    def point(self, tensors: _Tensors) -> None:
+        """To the data of these, some of them views."""
+        for index, tensor in enumerate(tensors.values()):
+            if type(tensor) is TensorView:
+                self.addresses[index] = tensor.buffer.address
+                self.arrays[index] = ctypes.addressof(self.addresses) + index * _POINTER - self.once.data_at
+            else:
+                self.arrays[index] = id(tensor)
 
 
 class OneCall:
@@ -95,13 +137,16 @@ class OneCall:
             return None
         if timeout is not None and timeout < _FIRST_WAIT:
             return None
-        arrays = inputs.copy()  # other threads may change theirs
+        tensors = inputs.copy()  # other threads may change theirs
         key: list[object] = [model, version]
-        for name, array in arrays.items():
-            if type(array) is not np.ndarray or not array.flags.c_contiguous:
+        for name, tensor in tensors.items():
+            if type(tensor) is np.ndarray and tensor.flags.c_contiguous:
+                key += name, tensor.dtype, tensor.shape
+            elif type(tensor) is TensorView and (number := _number(tensor)) is not None:
+                key += name, number, None
+            else:
                 return None
-            key += name, array.dtype, array.shape
-        form = self._forms.get(tuple(key)) or self._form(server, key, arrays)
+        form = self._forms.get(tuple(key)) or self._form(server, key, tensors)
         chosen = server.default_allocator if allocator is None else allocator
         if form is None or type(chosen) is not ResponseAllocator or chosen._pointer is None:
             return None
@@ -114,7 +159,7 @@ class OneCall:
             # Looked at after that: who closes does it the other way round.
             if self._closed or server._pointer is None:
                 return None
-            outcome = self._send(server, model, run, arrays, chosen)
+            outcome = self._send(server, model, form, run, tensors, chosen)
         finally:
             self._busy.pop(run, None)
             if self._closed:
@@ -143,11 +188,13 @@ class OneCall:
             self._left.wait(left)
         self._forms.clear()
 
-    def _form(self, server: Server, key: list[object], arrays: _Arrays) -> _Form | None:
+    def _form(self, server: Server, key: list[object], tensors: _Tensors) -> _Form | None:
         """A new form, or None when an array or a name is not plain."""
-        if any(type(name) is not str or raw_address(array) is None for name, array in arrays.items()):
+        if any(type(tensor) is np.ndarray and raw_address(tensor) is None for tensor in tensors.values()):
             return None
-        if any("\0" in name for name in (str(key[0]), *arrays)) or server._pointer is None:
+        if any(type(name) is not str for name in tensors) or server._pointer is None:
+            return None
+        if any("\0" in name for name in (str(key[0]), *tensors)):
             return None
         if len(self._forms) >= _FORMS:
             self._forms.clear()
@@ -155,11 +202,14 @@ class OneCall:
         return form
 
     def _send(
-        self, server: Server, model: str, run: _Run, arrays: _Arrays, chosen: ResponseAllocator
+        self, server: Server, model: str, form: _Form, run: _Run, tensors: _Tensors, chosen: ResponseAllocator
     ) -> InferenceResponse | InferenceRequest:
         """The native call: the response, or the request that goes on, which the server knows by now."""
         once = run.once
-        run.arrays[:] = list(map(id, arrays.values()))
+        if form.views:
+            run.point(tensors)
+        else:
+            run.arrays[:] = list(map(id, tensors.values()))
         if run.allocator is not chosen:
             once.allocator, once.allocator_userp = chosen.pointer, chosen.userp
             run.allocator = chosen if chosen is server._default_allocator else None
@@ -169,7 +219,7 @@ class OneCall:
             if error:
                 raise self._library.api.take_error(ctypes.cast(error, Error_p), once.call.decode())
             if once.key:
-                return self._going_on(server, model, once, arrays, chosen)
+                return self._going_on(server, model, once, tensors, chosen)
             _, time_ns, thread, final, _ = ONCE_ANSWER.unpack_from(once, ONCE_ANSWER_AT)
             if thread not in server._heard_from.get(model, ()):
                 server._heard(model, thread)
@@ -186,13 +236,13 @@ class OneCall:
             elif once.response:
                 self._native.run_put_aside(None, once.response, None)
             if once.key:
-                self._going_on(server, model, once, arrays, chosen).close()
+                self._going_on(server, model, once, tensors, chosen).close()
             raise
 
     def _going_on(
-        self, server: Server, model: str, once: Once, arrays: _Arrays, chosen: ResponseAllocator
+        self, server: Server, model: str, once: Once, tensors: _Tensors, chosen: ResponseAllocator
     ) -> InferenceRequest:
-        held: dict[str, list[object]] = {name: [array] for name, array in arrays.items()}
+        held: dict[str, list[object]] = {name: [tensor] for name, tensor in tensors.items()}
         execution = Execution(self._library, once.key, (chosen, server))
         pointer = InferenceRequest_p.from_buffer_copy(once, ONCE_REQUEST_AT)
         try:

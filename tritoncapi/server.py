@@ -278,7 +278,7 @@ class Server(Handle):
     ) -> InferenceResponse:
         """Makes a request, runs it, deletes it; see ``InferenceRequest.infer``. The response is the caller's.
 
-        Quickest for a dict of contiguous NumPy arrays of plain datatypes, without further settings.
+        Quickest for a dict of contiguous NumPy arrays of plain datatypes, or TensorViews, without further settings.
         """
         if trace is None and not settings:
             response = self._one_call.infer(self, model, inputs, version, timeout, allocator)

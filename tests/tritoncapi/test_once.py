@@ -137,12 +137,50 @@ def test_what_else_goes_the_general_way(server: tc.Server, calls: list[int]) -> 
     with tc.Trace() as trace:
         server.infer("add_sub", pair(), trace=trace).close()
     server.infer("add_sub", Inputs(pair())).close()
-    view = {name: tc.TensorView(tc.Buffer.wrap(array), tc.DataType.INT32, (1,)) for name, array in pair().items()}
-    server.infer("add_sub", view).close()
     server.infer("identity_BYTES", {"INPUT0": np.array([b"a"], object)}).close()
     assert calls == []
     server.infer("add_sub", pair(), version=1, timeout=20).close()
     assert len(calls) == 1
+
+
+def viewed(array: Any, datatype: tc.DataType = tc.DataType.INT32) -> tc.TensorView:
+    return tc.TensorView(tc.Buffer.wrap(array), datatype, array.shape)
+
+
+def test_views_are_plain_too(server: tc.Server, calls: list[int]) -> None:
+    for number in range(3):
+        given = pair(number)
+        for inputs in (
+            {name: viewed(array) for name, array in given.items()},
+            {"INPUT0": given["INPUT0"], "INPUT1": viewed(given["INPUT1"])},
+            {"INPUT0": viewed(given["INPUT0"]), "INPUT1": given["INPUT1"]},
+        ):
+            with server.infer("add_sub", inputs, timeout=20) as response:
+                assert response["OUTPUT0"].numpy().tolist() == [number + 2]
+    assert len(calls) == 9
+
+
+def test_a_view_says_each_time_what_it_is(server: tc.Server, calls: list[int]) -> None:
+    view = viewed(np.arange(6, dtype=np.float32), tc.DataType.FP32)
+    for shape in ((1, 6), (2, 3), (3, 2), (2, 3)):
+        view.shape = shape
+        with server.infer("matrix", {"INPUT0": view}, timeout=20) as response:
+            assert next(iter(response)).shape == shape
+    view.buffer, view.shape = tc.Buffer.wrap(np.arange(7, 9, dtype=np.float32)), (1, 2)
+    with server.infer("matrix", {"INPUT0": view}, timeout=20) as response:
+        assert next(iter(response)).numpy().tolist() == [[7, 8]]
+    assert len(calls) == 5
+    view.buffer.close()
+    with pytest.raises(ClosedError):
+        server.infer("matrix", {"INPUT0": view})
+
+
+def test_views_of_strings(server: tc.Server, calls: list[int]) -> None:
+    for text in (b"a", b"bcd", b"a"):
+        view = tc.TensorView(tc.Buffer.wrap(tensor.encode(np.array([text], object))), tc.DataType.BYTES, (1,))
+        with server.infer("identity_BYTES", {"INPUT0": view}, timeout=20) as response:
+            assert next(iter(response)).numpy().tolist() == [text]
+    assert len(calls) == 3
 
 
 def test_without_an_array_as_numpy_has_it_nothing_is_plain(server: tc.Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ struct tc_input {
   const int64_t *shape;
   uint64_t dims;
   size_t byte_size;
-  int datatype;
+  int64_t device;
+  int datatype, memory_type;
 };
 
 struct tc_once {
@@ -16,9 +17,9 @@ struct tc_once {
   const char *model;
   int64_t version;
   const struct tc_input *inputs;
-  const char *const *arrays; /* NumPy arrays that the caller holds; contiguous, on the CPU */
+  const char *const *arrays; /* what holds the address of an input's data: contiguous NumPy arrays of the caller's, ... */
   size_t count;              /* of inputs, and arrays */
-  size_t data_at;            /* where in an array the address of its data lies */
+  size_t data_at;            /* ... and where in it that lies */
   TRITONSERVER_ResponseAllocator *allocator;
   void *allocator_userp;
   int64_t timeout_ns;
@@ -39,7 +40,7 @@ static TRITONSERVER_Error *give_inputs(struct tc_once *once) {
     const void *data = *(const void *const *)(once->arrays[i] + once->data_at);
     once->call = "InferenceRequestAppendInputData";
     error = tc_triton.InferenceRequestAppendInputData(
-        once->request, input->name, data, input->byte_size, TC_MEMORY_CPU, 0);
+        once->request, input->name, data, input->byte_size, input->memory_type, input->device);
     if (error) return error;
   }
   return NULL;
