@@ -124,7 +124,8 @@ class ResponseAllocator(_AllocatorHandle):
         self._api, self._native = library.api, library.native
         fill = -1 if poison is None else poison & 0xFF
         self._state = self._native.allocator_new(keep_records, cuda_ipc, fill, reuse)
-        self._reuse = reuse
+        #: Whether buffers that come back are kept for later outputs.
+        self.reuse = reuse
         self._before_look: Callable[[], None] | None = None  # makes that come back what nobody has any more
         if not self._state:
             raise MemoryError("no memory for a response allocator")
@@ -162,7 +163,7 @@ class ResponseAllocator(_AllocatorHandle):
 
     def reserve(self, place: Place, nbytes: int, count: int = 1) -> None:
         """Makes ``count`` buffers of ``nbytes`` at ``place`` for later outputs. Needs ``reuse``; raises MemoryError."""
-        if not self._reuse or nbytes < 1 or count < 0:
+        if not self.reuse or nbytes < 1 or count < 0:
             raise ValueError("reserve() needs an allocator made with reuse=True, a size and a count")
         failure = self._native.allocator_reserve(self.userp, place.memory_type, place.device, nbytes, count)
         if failure:

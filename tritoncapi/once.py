@@ -223,7 +223,7 @@ class OneCall:
             _, time_ns, thread, final, _ = ONCE_ANSWER.unpack_from(once, ONCE_ANSWER_AT)
             if thread not in server._heard_from.get(model, ()):
                 server._heard(model, thread)
-            quick = NOWHERE if run.allocator is not None else None
+            quick = NOWHERE if run.allocator is not None or chosen.reuse else None
             pointer = InferenceResponse_p.from_buffer_copy(once, ONCE_ANSWER_AT)
             response = InferenceResponse(
                 pointer, self._library, chosen, server, final=final != 0, time_ns=time_ns, quick=quick

@@ -25,7 +25,7 @@ from .many import Batch, the_one
 from .memory import Buffer
 from .parameter import ParameterValue, parameter_type
 from .pending import Abandoned, InferFuture, stream_async
-from .response import InferenceResponse, Quick
+from .response import NOWHERE, InferenceResponse, Quick
 from .tensor import datatype_of, encode, raw_address
 from .trace import Trace
 
@@ -378,7 +378,10 @@ class InferenceRequest(Handle):
         run = self._run
         run.allocator, run.allocator_userp = chosen.pointer, chosen.userp
         self._chosen = chosen
-        self._quick = (self._run_at, run.allocator_userp, run) if chosen is self._server._default_allocator else None
+        if chosen is self._server._default_allocator:
+            self._quick = self._run_at, run.allocator_userp, run
+        else:
+            self._quick = NOWHERE if getattr(chosen, "reuse", False) else None
         run.timeout_ns = _FIRST_WAIT_NS
         self._idle = False
         self._running = True

@@ -40,7 +40,7 @@ class InferenceResponse(Handle):
         time_ns: int = 0,
         quick: Quick | None = None,
     ) -> None:
-        """``quick``: its buffers are on the CPU and belong to a native allocator, so deleting it keeps the lock."""
+        """``quick``: a native allocator has its buffers, and takes no time to get them back; deleting keeps the lock."""
         self._pointer = pointer
         self._parents: tuple[Any, ...] = parents
         self._library = library

@@ -12,6 +12,7 @@
 
 #include "allocator.h"
 #include "gpu.h"
+#include "notices.h"
 #include "pool.h"
 #include "triton.h"
 
@@ -86,7 +87,7 @@ struct tc_allocator *tc_allocator_new(int keep, int ipc, int poison, int reuse) 
   struct tc_allocator *allocator = aligned_alloc(ALIGNMENT, sizeof *allocator);
   if (!allocator) return NULL;
   memset(allocator, 0, sizeof *allocator);
-  pthread_mutex_init(&allocator->lock, NULL);
+  tc_lock_init(&allocator->lock);
   allocator->keep = keep != 0;
   allocator->reuse = reuse != 0;
   allocator->ipc = ipc != 0;
@@ -232,6 +233,7 @@ TRITONSERVER_Error *tc_allocator_alloc(
 
   struct record *record = NULL;
   void *mine = NULL;
+  int64_t now = tc_now();
   bool locked = allocator->reuse;
   if (locked) {
     pthread_mutex_lock(&allocator->lock);
@@ -255,7 +257,7 @@ TRITONSERVER_Error *tc_allocator_alloc(
       .preferred_id = preferred_id,
       .actual_type = type,
       .actual_id = id,
-      .allocated_ns = tc_now(),
+      .allocated_ns = now,
   };
   *buffer = mine;
   if (!whole) pthread_mutex_lock(&allocator->lock);

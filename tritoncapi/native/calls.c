@@ -21,7 +21,7 @@ static struct {
   struct tc_call *idle; /* the last one used first: it is in a cache */
   uint32_t made, out;
   _Atomic(struct tc_call *) chunks[CHUNKS];
-} table = {.lock = PTHREAD_MUTEX_INITIALIZER};
+} table = {.lock = PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP};
 static _Atomic uint64_t strays;
 static atomic_int waiting; /* threads, for a whole answer */
 
@@ -51,7 +51,7 @@ static struct tc_call *make_call(void) {
   }
   struct tc_call *call = &chunk[number % CHUNK];
   memset(call, 0, sizeof *call);
-  pthread_mutex_init(&call->lock, NULL);
+  tc_lock_init(&call->lock);
   tc_condition_init(&call->changed);
   call->next_key = (UINT64_C(1) << NUMBER_BITS) | number;
   call->events = call->few;

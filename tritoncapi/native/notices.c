@@ -10,6 +10,14 @@
 
 #include "triton.h"
 
+void tc_lock_init(pthread_mutex_t *lock) {
+  pthread_mutexattr_t attributes;
+  pthread_mutexattr_init(&attributes);
+  pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ADAPTIVE_NP);
+  pthread_mutex_init(lock, &attributes);
+  pthread_mutexattr_destroy(&attributes);
+}
+
 void tc_condition_init(pthread_cond_t *condition) {
   pthread_condattr_t attributes;
   pthread_condattr_init(&attributes);
@@ -107,7 +115,7 @@ struct tc_inbox *tc_inbox_new(int *descriptor) {
     free(inbox);
     return NULL;
   }
-  pthread_mutex_init(&inbox->lock, NULL);
+  tc_lock_init(&inbox->lock);
   inbox->references = 1;
   *descriptor = inbox->descriptor;
   return inbox;

@@ -7,6 +7,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* A lock that is held for a moment only: who finds it taken looks again before going to sleep, from which one is woken late. */
+void tc_lock_init(pthread_mutex_t *lock);
+
 /* Conditions on CLOCK_MONOTONIC, and deadlines in ns (negative: for ever). */
 void tc_condition_init(pthread_cond_t *condition);
 bool tc_wait_until(pthread_cond_t *condition, pthread_mutex_t *lock, int64_t deadline); /* false: the time is over */
