@@ -40,7 +40,7 @@ class InferenceResponse(Handle):
         time_ns: int = 0,
         quick: Quick | None = None,
     ) -> None:
-        """``quick``: a native allocator has its buffers, and takes no time to get them back; deleting keeps the lock."""
+        """``quick``: its buffers go back to a native allocator in no time: deleting it keeps the interpreter lock."""
         self._pointer = pointer
         self._parents: tuple[Any, ...] = parents
         self._library = library

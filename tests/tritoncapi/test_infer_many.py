@@ -6,15 +6,18 @@ import gc
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import model_repos
 import tritoncapi as tc
+from tritoncapi._native import RUN_THREADS
 from tritoncapi.errors import ClosedError, Error, InFlightError, InternalError, InvalidArgError
 
 ONE = {"INPUT0": np.array([1], np.int32)}
@@ -208,3 +211,202 @@ def test_another_thread_sees_a_request_in_flight(server: tc.Server, tools: Any) 
     thread.join()
     assert len(raised) == 1
     request.close()
+
+
+# The same requests again: native code takes them as they were left
+
+
+def test_sent_again_by_other_ways_in_between(server: tc.Server, requests: list[tc.InferenceRequest]) -> None:
+    few = requests[:4]
+    for _ in range(3):
+        for _ in range(2):
+            with server.infer_many(few) as responses:
+                assert sums(responses) == [100, 101, 102, 103]
+        with few[0].infer() as response:
+            assert response["OUTPUT0"].numpy()[0] == 100
+        execution = few[1].start()
+        assert execution.wait(20)
+        with server.infer_many(few) as responses, server.infer_many(few) as others:
+            assert sums(responses) == sums(others) == [100, 101, 102, 103]
+        few[2].set_input("INPUT0", np.array([50], np.int32))
+        with server.infer_many(few[2:]) as responses:
+            assert sums(responses) == [150, 103]
+        few[2].set_input("INPUT0", np.array([2], np.int32))
+    assert server.default_allocator.counts.live == 0
+
+
+def test_one_of_them_closed(server: tc.Server, requests: list[tc.InferenceRequest]) -> None:
+    few = [server.request("add_sub", pair()) for _ in range(3)]
+    server.infer_many(few).close()
+    server.infer_many(few).close()
+    few[1].close()
+    with pytest.raises(ClosedError):
+        server.infer_many(few)
+    assert not few[0].in_flight
+    with server.infer_many([few[0], few[2]]) as responses:
+        assert sums(responses) == [3, 3]
+        few[0].close()
+        few[2].close()
+        assert sums(responses) == [3, 3], "the responses are still ours"
+    assert server.default_allocator.counts.live == 0
+
+
+@pytest.fixture
+def held(tmp_path: Path, make_server: Any, tools: Any) -> Iterator[tuple[tc.Server, list[tc.InferenceRequest]]]:
+    """Two requests that native code takes, for a moment each time."""
+    tools.add_model(tmp_path, "model", execute_delay_ms=40)
+    server = make_server(tmp_path)
+    server.load("model")
+    requests = [server.request("model", ONE) for _ in range(2)]
+    while not all(request._shared for request in requests):  # not the first time where the machine is busy
+        server.infer_many(requests).close()
+    yield server, requests
+    for request in requests:
+        request.close()
+
+
+@contextmanager
+def sent(server: tc.Server, requests: list[tc.InferenceRequest], tools: Any) -> Iterator[None]:
+    """They are in flight, in a thread."""
+    thread = threading.Thread(target=lambda: server.infer_many(requests, timeout=20).close())
+    thread.start()
+    assert tools.wait_for(lambda: requests[0].in_flight or not thread.is_alive())
+    yield
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_another_thread_has_them(held: tuple[tc.Server, list[tc.InferenceRequest]], tools: Any) -> None:
+    server, requests = held
+    with sent(server, requests, tools):
+        for misuse in (lambda: requests[0].flags, lambda: server.infer_many(requests)):
+            with pytest.raises(InFlightError):
+                misuse()
+    assert not any(request.in_flight for request in requests)
+    with sent(server, requests, tools), requests[0].infer() as response:  # it waits for that
+        assert response["OUTPUT0"].numpy()[0] == 1
+
+
+def test_closed_while_native_code_has_it(held: tuple[tc.Server, list[tc.InferenceRequest]], tools: Any) -> None:
+    server, requests = held
+    with sent(server, requests, tools):
+        requests[1].close()
+    with pytest.raises(ClosedError):
+        server.infer_many(requests)
+    with sent(server, requests[:1], tools):
+        server.close()
+    assert requests[0].closed
+
+
+def test_two_threads_with_the_same_requests(server: tc.Server, requests: list[tc.InferenceRequest]) -> None:
+    few = requests[:8]
+    wrong: list[object] = []
+    done = [0, 0]
+
+    def work(index: int) -> None:
+        while done[index] < 200:
+            try:
+                with server.infer_many(few) as responses:
+                    if (found := sums(responses)) != list(range(100, 108)):
+                        wrong.append(found)
+                done[index] += 1
+            except InFlightError:
+                continue
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert server.default_allocator.counts.live == 0
+
+
+def test_one_that_answers_twice_does_no_harm_to_the_others(server: tc.Server) -> None:
+    with server.request("answer_twice", ONE) as twice, server.request("add_sub", pair()) as good:
+        for _ in range(10):
+            with pytest.raises(Error, match="2 responses where one is due"):
+                server.infer_many([good, twice], timeout=20)
+            with server.infer_many([good]) as responses:
+                assert sums(responses) == [3]
+    assert server.default_allocator.counts.live == 0
+
+
+def test_more_threads_answer_than_a_request_remembers(tmp_path: Path, make_server: Any, tools: Any) -> None:
+    count = RUN_THREADS + 4
+    tools.add_model(
+        tmp_path, "model", execute_delay_ms=2, instances=model_repos.instance_group("KIND_CPU", count=count)
+    )
+    server = make_server(tmp_path)
+    server.load("model")
+    with ExitStack() as stack:
+        requests = [stack.enter_context(server.request("model", ONE)) for _ in range(count)]
+        for _ in range(30):
+            server.infer_many(requests).close()
+        assert any(request._run.thread_count > RUN_THREADS for request in requests)
+    server.unload("model")
+    server.wait_unloaded(timeout=20)
+
+
+# Closed responses that are put aside
+
+
+def test_small_ones_are_put_aside_and_do_not_count(server: tc.Server) -> None:
+    allocator = server.default_allocator
+    with server.request("add_sub", pair()) as request:
+        for _ in range(5):
+            request.infer().close()
+            assert request._run.aside
+        assert allocator.counts.live == 0
+        assert not request._run.aside, "who looks at the counts sees what is held"
+        first, second = request.infer(), request.infer()
+        first.close()
+        second.close()  # there is room for one
+        assert request._run.aside
+        assert allocator.counts.live == 0
+        request.infer().close()
+    assert not request._run.aside or request._run.aside == 2**64 - 1
+    with server.request("add_sub", pair()) as request:
+        kept = request.infer()
+    kept.close()  # after its request
+    assert allocator.counts.live == 0
+
+
+def test_large_ones_are_not(server: tc.Server) -> None:
+    values = np.zeros(1 << 19, np.int32)
+    with (
+        server.request("add_sub", {"INPUT0": values, "INPUT1": values}) as large,
+        server.request("add_sub", pair()) as small,
+    ):
+        large.infer().close()
+        assert not large._run.aside
+        with large.infer():
+            small.infer().close()
+            assert not small._run.aside, "much is out: nothing more is held"
+        server.infer_many([large, small]).close()
+        assert not large._run.aside
+        small.infer().close()
+        assert small._run.aside
+
+
+def test_an_answer_of_another_allocator_in_between(server: tc.Server) -> None:
+    with server.request("add_sub", pair()) as request, tc.CallableAllocator(lambda *_: tc.CPU) as python:
+        held = request.infer()
+        request.infer(allocator=python).close()
+        held.close()
+        assert request._run.aside
+        with tc.ResponseAllocator() as allocator:
+            request.infer(allocator=allocator).close()
+            assert allocator.counts.live == 0
+    assert server.default_allocator.counts.live == 0
+
+
+def test_waiting_for_a_slow_model_takes_no_time_of_the_cpu(
+    held: tuple[tc.Server, list[tc.InferenceRequest]],
+) -> None:
+    _, (request, _) = held
+    request.infer().close()
+    before = time.thread_time()
+    for _ in range(5):
+        request.infer().close()
+    assert time.thread_time() - before < 0.05
