@@ -29,17 +29,6 @@ _SEVERAL = 4  # answers at once, from which on requests are submitted together
 _TOGETHER = 64
 
 
-class _Entry:
-    """One request on its way. Without a future nobody waits any more."""
-
-    __slots__ = ("allocator", "future", "request")
-
-    def __init__(self, future: _Future, request: InferenceRequest, allocator: Allocator) -> None:
-        self.future: _Future | None = future
-        self.request = request
-        self.allocator = allocator
-
-
 class Inbox:
     """One event loop's. It goes with the loop; what is still out then is closed like any request in flight."""
 
@@ -54,16 +43,16 @@ class Inbox:
         self._keys = (ctypes.c_uint64 * _BATCH)()
         self._answers = (Answer * _BATCH)()
         self._bytes = memoryview(self._answers).cast("B")
-        self._waiting: dict[int, _Entry] = {}
+        self._waiting: dict[int, InferenceRequest] = {}
         self._lock = threading.RLock()  # other threads may ask for a request that is in the queue
-        self._queue: list[_Entry] = []
+        self._queue: list[InferenceRequest] = []
         self._runs = (ctypes.c_void_p * _TOGETHER)()
         self._errors = (ctypes.c_void_p * _TOGETHER)()
         self._several = False
         weakref.finalize(self, self._native.inbox_close, self.pointer)
         loop.add_reader(descriptor.value, self._drain)
 
-    def post(self, request: InferenceRequest, allocator: Allocator | None, future: _Future) -> _Entry:
+    def post(self, request: InferenceRequest, allocator: Allocator | None, future: _Future) -> None:
         """Submits the request, soon; the future gets its response. In the loop's thread.
 
         Where answers come by the dozen, requests are submitted so: with one at a time each wakes a thread of Triton's,
@@ -76,12 +65,12 @@ class Inbox:
                 request._idle = False
                 request._running = True
             else:
-                chosen = request._make_ready(allocator)
-            entry = _Entry(future, request, chosen)
+                request._make_ready(allocator)
+            request._future = future
             if self._several:
                 with self._lock:
                     request._queued_in = self
-                    self._queue.append(entry)
+                    self._queue.append(request)
                     waiting = len(self._queue)
                 if waiting == 1:
                     loop = self._loop()
@@ -89,12 +78,12 @@ class Inbox:
                     loop.call_soon(self.flush)
                 elif waiting >= _TOGETHER:
                     self.flush()
-                return entry
+                return
             with self._lock:
-                errors = self._submit([entry])
+                errors = self._submit([request])
             for error in errors:
+                request._future = None
                 raise self._refusal(error)
-            return entry
 
     def flush(self) -> None:
         """Submits what is queued. On any thread."""
@@ -109,32 +98,33 @@ class Inbox:
                 if errors:
                     self._tell(queue)
 
-    def _submit(self, entries: list[_Entry]) -> list[int]:
+    def _submit(self, requests: list[InferenceRequest]) -> list[int]:
         """The native call; the lock is held. Returns errors' addresses, if there are any."""
-        count, refused = len(entries), 0
+        count, refused = len(requests), 0
         keys = (ctypes.c_uint64 * count)()
-        self._runs[:count] = [entry.request._run_at for entry in entries]
+        self._runs[:count] = [request._run_at for request in requests]
         try:
             refused = self._native.calls_post(self._runs, keys, self._errors, count, self.pointer)
         finally:
             # In flight or refused; Ctrl-C in between finds it in flight.
-            for entry, key in zip(entries, keys, strict=True):
-                request = entry.request
+            waiting = self._waiting
+            for request, key in zip(requests, keys, strict=True):
                 request._posted = key
                 request._running = False
                 request._queued_in = None
                 if key:
-                    self._waiting[key] = entry
+                    waiting[key] = request
         return [error for error in self._errors[:count] if error] if refused else []
 
-    def _tell(self, queue: list[_Entry]) -> None:
+    def _tell(self, requests: list[InferenceRequest]) -> None:
         """Of what was refused."""
         loop = self._loop()
-        for entry, error in zip(queue, self._errors, strict=False):
+        for request, error in zip(requests, self._errors, strict=False):
             if error:
                 failure = self._refusal(error)
-                if loop is not None and not loop.is_closed():
-                    loop.call_soon_threadsafe(_fail, entry, failure)
+                future, request._future = request._future, None
+                if future is not None and loop is not None and not loop.is_closed():
+                    loop.call_soon_threadsafe(_fail, future, failure)
 
     def _refusal(self, error: int) -> Exception:
         return self._library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_ServerInferAsync")
@@ -143,50 +133,43 @@ class Inbox:
         with self._lock:
             count = self._native.inbox_collect(self.pointer, self._keys, self._answers, _BATCH)
             keys = self._keys[:count]
-            entries = [self._waiting.pop(key, None) for key in keys]
+            requests = [self._waiting.pop(key, None) for key in keys]
         self._several = count >= _SEVERAL
         library, at = self._library, 0
         answers = _ANSWER.iter_unpack(self._bytes[: count * _ANSWER.size])
-        for key, entry, (address, time_ns, thread, final, failed) in zip(keys, entries, answers, strict=True):
+        for key, request, (address, time_ns, thread, final, failed) in zip(keys, requests, answers, strict=True):
             place, at = at, at + _ANSWER.size
-            if entry is None:  # Ctrl-C came before it was written down
+            if request is None:  # Ctrl-C came before it was written down
                 self._native.answers_delete(ctypes.byref(self._answers, place), 1)
                 continue
-            request, chosen = entry.request, entry.allocator
+            parents = request._chosen, request._server
+            quick = request._quick
+            future, request._future = request._future, None
             response: InferenceResponse | None = None
             try:
                 if address:
                     request._arrived(key, thread)
-                    server = request._server
-                    response = InferenceResponse(
-                        InferenceResponse_p.from_buffer_copy(self._answers, place),
-                        *(library, chosen, server),
-                        final=final != 0,
-                        time_ns=time_ns,
-                        quick=request._quick if chosen is request._chosen else None,
-                    )
-                    if not failed and (future := entry.future) is not None and not future.done():
-                        future.set_result(response)
-                        continue
+                    pointer = InferenceResponse_p.from_buffer_copy(self._answers, place)
+                    response = InferenceResponse.came(pointer, library, parents, quick, final, time_ns)
                 else:
-                    response = the_one(Execution(self._library, key, (chosen, request._server)))
+                    response = the_one(Execution(library, key, parents))
                 if failed or not address:
                     response.raise_for_error()
             except Error as error:
                 if response is not None:
                     response.close()
-                _fail(entry, error)
+                if future is not None:
+                    _fail(future, error)
                 continue
-            future = entry.future
             if future is None or future.done():  # it was cancelled
                 response.close()
             else:
                 future.set_result(response)
 
 
-def _fail(entry: _Entry, error: Exception) -> None:
-    if entry.future is not None and not entry.future.done():
-        entry.future.set_exception(error)
+def _fail(future: _Future, error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 _inboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Inbox] = weakref.WeakKeyDictionary()
@@ -211,18 +194,23 @@ def _inbox(loop: asyncio.AbstractEventLoop, library: Library) -> Inbox:
     return inbox
 
 
-async def infer_await(request: InferenceRequest, allocator: Allocator | None) -> InferenceResponse:
-    """See ``InferenceRequest.infer_await``."""
+async def infer_await(self: InferenceRequest, *, allocator: Allocator | None = None) -> InferenceResponse:
+    """Runs the request in a coroutine; errors as for ``infer``. Cancelling the task cancels the request.
+
+    The quickest way in asyncio: no thread and no future of another kind lies between Triton and the event loop, which
+    must be able to watch descriptors (``loop.add_reader``).
+    """
     loop = asyncio.get_running_loop()
-    inbox = _inbox(loop, request._library)
+    inbox = _inbox(loop, self._library)
     future: _Future = loop.create_future()
-    entry = inbox.post(request, allocator, future)
+    inbox.post(self, allocator, future)
     try:
         return await future
     except asyncio.CancelledError:
-        entry.future = None  # which would keep its loop alive, and the inbox with it
+        if self._future is future:
+            self._future = None  # which would keep its loop alive, and the inbox with it
         if future.done() and not future.cancelled() and future.exception() is None:
             future.result().close()  # it came in the moment of the cancellation
-        elif request.in_flight and not request.closed:
-            request.cancel()
+        elif self.in_flight and not self.closed:
+            self.cancel()
         raise

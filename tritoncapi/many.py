@@ -57,11 +57,10 @@ class Responses(Sequence[InferenceResponse]):
             # A copy: the array's own pointer is set to NULL, since the response is no longer its to delete.
             pointer = InferenceResponse_p.from_buffer_copy(answer)
             answer.response = None
-            final, time_ns = bool(answer.final), answer.time_ns
             server, batch = self._server, self._batch
             parents = batch.chosen, server
             quick = batch.requests[number]._quick if batch.quick else None
-            found = InferenceResponse(pointer, server.library, *parents, final=final, time_ns=time_ns, quick=quick)
+            found = InferenceResponse.came(pointer, server.library, parents, quick, answer.final, answer.time_ns)
             self._made[number] = found
         return found
 

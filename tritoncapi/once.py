@@ -225,9 +225,7 @@ class OneCall:
                 server._heard(model, thread)
             quick = NOWHERE if run.allocator is not None or chosen.reuse else None
             pointer = InferenceResponse_p.from_buffer_copy(once, ONCE_ANSWER_AT)
-            response = InferenceResponse(
-                pointer, self._library, chosen, server, final=final != 0, time_ns=time_ns, quick=quick
-            )
+            response = InferenceResponse.came(pointer, self._library, (chosen, server), quick, final, time_ns)
             once.response = None
             return response
         except BaseException:  # Ctrl-C, or an error

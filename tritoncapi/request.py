@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ from .tensor import datatype_of, encode, raw_address
 from .trace import Trace
 
 if TYPE_CHECKING:
+    import asyncio
+
     from .awaiting import Inbox
     from .server import Server
 
@@ -77,6 +79,7 @@ class InferenceRequest(Handle):
         self._held: dict[str, list[object]] = {}  # what the appended addresses belong to
         self._current: Execution | None = None
         self._queued_in: Inbox | None = None  # to be submitted soon
+        self._future: asyncio.Future[InferenceResponse] | None = None  # for whom it was posted, who waits still
         self._posted = 0  # key of a call that nobody needed an Execution for so far
         self._run = Run()
         self._run_at = ctypes.addressof(self._run)
@@ -420,7 +423,7 @@ class InferenceRequest(Handle):
     def _response(self, pointer: Any, final: int, time_ns: int) -> InferenceResponse:
         """Of a native call."""
         parents = self._chosen, self._server
-        return InferenceResponse(pointer, self._library, *parents, final=final != 0, time_ns=time_ns, quick=self._quick)
+        return InferenceResponse.came(pointer, self._library, parents, self._quick, final, time_ns)
 
     def _arrived(self, key: int, thread: int) -> None:
         """The whole answer to the call ``key``, which was posted, came; the call is closed by now."""
@@ -435,13 +438,7 @@ class InferenceRequest(Handle):
         if thread not in self._threads:
             self._answered_on(thread)
 
-    def infer_await(self, *, allocator: Allocator | None = None) -> Coroutine[Any, Any, InferenceResponse]:
-        """Runs the request in a coroutine; errors as for ``infer``. Cancelling the task cancels the request.
-
-        The quickest way in asyncio: no thread and no future of another kind lies between Triton and the event loop,
-        which must be able to watch descriptors (``loop.add_reader``).
-        """
-        return infer_await(self, allocator)
+    infer_await = infer_await
 
     def infer_async(
         self, *, allocator: Allocator | None = None, trace: Trace | None = None

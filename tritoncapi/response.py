@@ -38,15 +38,30 @@ class InferenceResponse(Handle):
         *parents: object,
         final: bool = True,
         time_ns: int = 0,
-        quick: Quick | None = None,
     ) -> None:
-        """``quick``: its buffers go back to a native allocator in no time: deleting it keeps the interpreter lock."""
         self._pointer = pointer
         self._parents: tuple[Any, ...] = parents
         self._library = library
-        self._quick = quick
+        self._quick: Quick | None = None
         self.final = final
         self.time_ns = time_ns
+
+    @classmethod
+    def came(
+        cls, pointer: Any, library: Library, parents: tuple[Any, ...], quick: Quick | None, final: int, time_ns: int
+    ) -> InferenceResponse:
+        """One that native code took; made often, so without what a call of the class costs.
+
+        ``quick``: its buffers go back to a native allocator in no time: deleting it keeps the interpreter lock.
+        """
+        self = cls.__new__(cls)
+        self._pointer = pointer
+        self._parents = parents
+        self._library = library
+        self._quick = quick
+        self.final = final != 0
+        self.time_ns = time_ns
+        return self
 
     @property
     def error(self) -> TritonError | None:
