@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -22,9 +23,14 @@ _NEEDS = "it needs glibc 2.38 or newer"
 
 
 def find() -> str | None:
-    """The program: beside this interpreter, or on PATH."""
-    beside = Path(sys.executable).with_name(PROGRAM)
-    return str(beside) if beside.exists() else shutil.which(PROGRAM)
+    """The program: of the package that this interpreter has, beside the interpreter, or on PATH."""
+    # The package's script on PATH starts the program and forgets its exit code.
+    package = importlib.util.find_spec(PROGRAM)
+    places = [Path(folder) / "bin" for folder in (package.submodule_search_locations or [])] if package else []
+    for place in (*places, Path(sys.executable).parent):
+        if os.access(place / PROGRAM, os.X_OK):
+            return str(place / PROGRAM)
+    return shutil.which(PROGRAM)
 
 
 def require(options: Mapping[str, Any]) -> None:

@@ -37,18 +37,22 @@ class Progress:
     thread: int = 0
 
 
+_NOTHING = State()  # so many bytes need not be had for each that is in flight
+
+
 class Execution:
     """Made by ``InferenceRequest.start()``. Triton's callbacks end in native code; here one waits for what they filed.
 
     ``keep`` are the objects that Triton uses until the last response is deleted: allocator, server.
     """
 
+    __slots__ = ("__weakref__", "_forgotten", "_keep", "_library", "_state", "key")
+
     def __init__(self, library: Library, key: int, keep: tuple[object, ...]) -> None:
         self._library = library
-        self._native = library.native
         self.key = key
         self._keep = keep
-        self._state = State()
+        self._state = _NOTHING
         self._forgotten = False
 
     @property
@@ -97,7 +101,7 @@ class Execution:
     def poll(self) -> InferenceResponse | None:
         """A response that is already there, or None."""
         event = Event()
-        while self._native.call_take(self.key, ctypes.byref(event)) == 1:
+        while self._library.native.call_take(self.key, ctypes.byref(event)) == 1:
             if event.response:
                 final = bool(event.flags & ResponseCompleteFlag.FINAL)
                 return InferenceResponse(event.response, self._library, *self._keep, final=final, time_ns=event.time_ns)
@@ -108,13 +112,13 @@ class Execution:
         if not self._forgotten:
             self._look(0, until_done=True)
             self._forgotten = True
-            self._native.call_close(self.key)
+            self._library.native.call_close(self.key)
 
     def _look(self, nanoseconds: int, *, until_done: bool) -> bool:
         if self._forgotten:
             return True
         state = State()
-        met: int = self._native.call_wait(self.key, nanoseconds, until_done, ctypes.byref(state))
+        met: int = self._library.native.call_wait(self.key, nanoseconds, until_done, ctypes.byref(state))
         if met >= 0:
             self._state = state
         return met != 0
