@@ -8,7 +8,7 @@ import struct
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._library import Library
 from ._native import Answer
@@ -28,6 +28,9 @@ _Future = asyncio.Future[InferenceResponse]
 _SEVERAL = 4  # answers at once, from which on requests are submitted together
 _TOGETHER = 64
 
+_Entry = list[Any]
+"""One request on its way, and its future: None when nobody waits any more. The next one may be on its way already."""
+
 
 class Inbox:
     """One event loop's. It goes with the loop; what is still out then is closed like any request in flight."""
@@ -43,16 +46,16 @@ class Inbox:
         self._keys = (ctypes.c_uint64 * _BATCH)()
         self._answers = (Answer * _BATCH)()
         self._bytes = memoryview(self._answers).cast("B")
-        self._waiting: dict[int, InferenceRequest] = {}
+        self._waiting: dict[int, _Entry] = {}
         self._lock = threading.RLock()  # other threads may ask for a request that is in the queue
-        self._queue: list[InferenceRequest] = []
+        self._queue: list[_Entry] = []
         self._runs = (ctypes.c_void_p * _TOGETHER)()
         self._errors = (ctypes.c_void_p * _TOGETHER)()
         self._several = False
         weakref.finalize(self, self._native.inbox_close, self.pointer)
         loop.add_reader(descriptor.value, self._drain)
 
-    def post(self, request: InferenceRequest, allocator: Allocator | None, future: _Future) -> None:
+    def post(self, request: InferenceRequest, allocator: Allocator | None, future: _Future) -> _Entry:
         """Submits the request, soon; the future gets its response. In the loop's thread.
 
         Where answers come by the dozen, requests are submitted so: with one at a time each wakes a thread of Triton's,
@@ -66,11 +69,11 @@ class Inbox:
                 request._running = True
             else:
                 request._make_ready(allocator)
-            request._future = future
+            entry: _Entry = [request, future]
             if self._several:
                 with self._lock:
                     request._queued_in = self
-                    self._queue.append(request)
+                    self._queue.append(entry)
                     waiting = len(self._queue)
                 if waiting == 1:
                     loop = self._loop()
@@ -78,12 +81,12 @@ class Inbox:
                     loop.call_soon(self.flush)
                 elif waiting >= _TOGETHER:
                     self.flush()
-                return
+                return entry
             with self._lock:
-                errors = self._submit([request])
+                errors = self._submit([entry])
             for error in errors:
-                request._future = None
                 raise self._refusal(error)
+            return entry
 
     def flush(self) -> None:
         """Submits what is queued. On any thread."""
@@ -98,31 +101,31 @@ class Inbox:
                 if errors:
                     self._tell(queue)
 
-    def _submit(self, requests: list[InferenceRequest]) -> list[int]:
+    def _submit(self, entries: list[_Entry]) -> list[int]:
         """The native call; the lock is held. Returns errors' addresses, if there are any."""
-        count, refused = len(requests), 0
+        count, refused = len(entries), 0
         keys = (ctypes.c_uint64 * count)()
-        self._runs[:count] = [request._run_at for request in requests]
+        self._runs[:count] = [request._run_at for request, _ in entries]
         try:
             refused = self._native.calls_post(self._runs, keys, self._errors, count, self.pointer)
         finally:
             # In flight or refused; Ctrl-C in between finds it in flight.
             waiting = self._waiting
-            for request, key in zip(requests, keys, strict=True):
+            for entry, key in zip(entries, keys, strict=True):
+                request = entry[0]
                 request._posted = key
                 request._running = False
                 request._queued_in = None
                 if key:
-                    waiting[key] = request
+                    waiting[key] = entry
         return [error for error in self._errors[:count] if error] if refused else []
 
-    def _tell(self, requests: list[InferenceRequest]) -> None:
+    def _tell(self, entries: list[_Entry]) -> None:
         """Of what was refused."""
         loop = self._loop()
-        for request, error in zip(requests, self._errors, strict=False):
+        for (_, future), error in zip(entries, self._errors, strict=False):
             if error:
                 failure = self._refusal(error)
-                future, request._future = request._future, None
                 if future is not None and loop is not None and not loop.is_closed():
                     loop.call_soon_threadsafe(_fail, future, failure)
 
@@ -133,24 +136,23 @@ class Inbox:
         with self._lock:
             count = self._native.inbox_collect(self.pointer, self._keys, self._answers, _BATCH)
             keys = self._keys[:count]
-            requests = [self._waiting.pop(key, None) for key in keys]
+            entries = [self._waiting.pop(key, None) for key in keys]
         self._several = count >= _SEVERAL
         library, at = self._library, 0
         answers = _ANSWER.iter_unpack(self._bytes[: count * _ANSWER.size])
-        for key, request, (address, time_ns, thread, final, failed) in zip(keys, requests, answers, strict=True):
+        for key, entry, (address, time_ns, thread, final, failed) in zip(keys, entries, answers, strict=True):
             place, at = at, at + _ANSWER.size
-            if request is None:  # Ctrl-C came before it was written down
+            if entry is None:  # Ctrl-C came before it was written down
                 self._native.answers_delete(ctypes.byref(self._answers, place), 1)
                 continue
+            request, future = entry
             parents = request._chosen, request._server
-            quick = request._quick
-            future, request._future = request._future, None
             response: InferenceResponse | None = None
             try:
                 if address:
                     request._arrived(key, thread)
                     pointer = InferenceResponse_p.from_buffer_copy(self._answers, place)
-                    response = InferenceResponse.came(pointer, library, parents, quick, final, time_ns)
+                    response = InferenceResponse.came(pointer, library, parents, request._quick, final, time_ns)
                 else:
                     response = the_one(Execution(library, key, parents))
                 if failed or not address:
@@ -203,12 +205,11 @@ async def infer_await(self: InferenceRequest, *, allocator: Allocator | None = N
     loop = asyncio.get_running_loop()
     inbox = _inbox(loop, self._library)
     future: _Future = loop.create_future()
-    inbox.post(self, allocator, future)
+    entry = inbox.post(self, allocator, future)
     try:
         return await future
     except asyncio.CancelledError:
-        if self._future is future:
-            self._future = None  # which would keep its loop alive, and the inbox with it
+        entry[1] = None  # which would keep its loop alive, and the inbox with it
         if future.done() and not future.cancelled() and future.exception() is None:
             future.result().close()  # it came in the moment of the cancellation
         elif self.in_flight and not self.closed:

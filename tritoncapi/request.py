@@ -30,8 +30,6 @@ from .tensor import datatype_of, encode, raw_address
 from .trace import Trace
 
 if TYPE_CHECKING:
-    import asyncio
-
     from .awaiting import Inbox
     from .server import Server
 
@@ -79,7 +77,6 @@ class InferenceRequest(Handle):
         self._held: dict[str, list[object]] = {}  # what the appended addresses belong to
         self._current: Execution | None = None
         self._queued_in: Inbox | None = None  # to be submitted soon
-        self._future: asyncio.Future[InferenceResponse] | None = None  # for whom it was posted, who waits still
         self._posted = 0  # key of a call that nobody needed an Execution for so far
         self._run = Run()
         self._run_at = ctypes.addressof(self._run)
