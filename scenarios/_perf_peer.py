@@ -131,4 +131,4 @@ def _one(
     last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
     if done.returncode and not rows:
         return [], f"concurrency {concurrency}: it ended with code {done.returncode}: {' '.join(last)}"
-    return rows, "unstable" if done.returncode == 2 else ""
+    return rows, f"concurrency {concurrency}: its windows do not agree" if done.returncode == 2 else ""

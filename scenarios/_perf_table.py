@@ -148,11 +148,11 @@ def _peer(run: Run) -> Iterator[Line]:
             ]
         )
     yield ""
-    if not rows:
+    if rows:
+        head = ["load", "inf/s", "perf_analyzer", "ratio"]
+        yield from table([*head, *(f"{name}{who}" for name in ("p50", "p95", "p99") for who in ("", " theirs"))], rows)
+    if peer["text"] or not rows:
         yield f"perf_analyzer: {peer['text'] or 'no figures'}"
-        return
-    head = ["load", "inf/s", "perf_analyzer", "ratio"]
-    yield from table([*head, *(f"{name}{who}" for name in ("p50", "p95", "p99") for who in ("", " theirs"))], rows)
 
 
 def _beside(mine: Step, their: Mapping[str, str], name: str) -> list[str]:

@@ -450,6 +450,7 @@ echo "$@" > "$PEER_SAW"
 echo "$LD_PRELOAD" >> "$PEER_SAW"
 for word; do
   case "$word" in
+    --concurrency-range=2) echo 'Failed to obtain stable measurement.'; exit 2;;
     --triton-server-directory=*) ls "${{word#*=}}/lib/libtritonserver.so" "${{word#*=}}/backends" >> "$PEER_SAW";;
     *.csv) printf '{ROW}' > "$word";;
   esac
@@ -468,10 +469,14 @@ def test_the_peers_figures_stand_beside_ours(tmp_path: Path, monkeypatch: pytest
     assert done.exit_code == 0, done.output
     (line,) = re.findall(r"concurrency 1 .* 1000\.0 .*", done.output)
     assert line.split()[-6:][1::2] == ["11", "12", "13"]
+    assert "perf_analyzer:" not in done.output
     saw = (tmp_path / "saw").read_text()
     assert "-m add_sub --service-kind=triton_c_api" in saw
     assert "libtritonserver.so" in saw
     assert model_repos.TEST_BACKEND in saw
+    done = invoke("--requests", "300", "--concurrency", "1,2", "--peer", "perf_analyzer")
+    assert re.search(r"concurrency 1 .* 1000\.0 .*", done.output)
+    assert "perf_analyzer: concurrency 2: it ended with code 2: Failed to obtain stable measurement." in done.output
     program.write_text("#!/bin/sh\necho \"version 'GLIBC_2.38' not found\" >&2\nexit 1\n")
     done = invoke("--requests", "300", "--peer", "perf_analyzer")
     assert done.exit_code == 4

@@ -25,7 +25,7 @@ static struct {
 static _Atomic uint64_t strays;
 static atomic_int waiting; /* threads, for a whole answer */
 
-static const int64_t MOMENT_NS = 50000;
+static const int64_t MOMENT_NS = 80000;
 enum { LOOKS = 16 };
 
 struct patience {
