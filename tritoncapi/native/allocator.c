@@ -14,25 +14,8 @@
 #include "gpu.h"
 #include "notices.h"
 #include "pool.h"
+#include "rules.h"
 #include "triton.h"
-
-enum { MODE_FIXED = 0, MODE_PREFERRED = 1, MODE_FAIL = 2 };
-
-struct rule {
-  char *tensor; /* NULL: the rule for all others */
-  int mode;
-  int memory_type;
-  int64_t memory_type_id;
-  int error_code;
-  char *message;
-  struct rule *next;
-};
-
-/* Tensor names are kept until the allocator is deleted: Python reads them after the lock is gone. A model has few. */
-struct name {
-  struct name *next;
-  char text[];
-};
 
 /* What Python reads, in one piece. */
 struct tc_record {
@@ -67,13 +50,13 @@ struct tc_counts {
 
 struct tc_allocator {
   /* Set before the first request, and read without the lock. */
-  struct rule *rules;
+  struct tc_rule *rules;
   bool keep;  /* keep records of released buffers until they are cleared */
   bool reuse; /* keep buffers that come back */
   bool ipc;   /* hand out CUDA IPC handles for GPU buffers */
   int poison; /* the byte that new buffers are filled with, or -1 */
 
-  _Atomic(struct name *) names;
+  struct tc_names names;
   _Atomic uint64_t starts, queries, attributes, live_bytes;
   _Alignas(64) pthread_mutex_t lock; /* of what follows */
   struct tc_counts counts;
@@ -112,31 +95,10 @@ const char *tc_allocator_reserve(
   return NULL;
 }
 
-/* Adds a rule, or replaces the one for the same tensor; before the first request. Returns 0, or -1 without memory. */
 int tc_allocator_rule(
     struct tc_allocator *allocator, const char *tensor, int mode, int memory_type, int64_t memory_type_id,
     int error_code, const char *message) {
-  struct rule *fresh = calloc(1, sizeof *fresh);
-  if (!fresh) return -1;
-  fresh->tensor = tensor ? strdup(tensor) : NULL;
-  fresh->message = message ? strdup(message) : NULL;
-  fresh->mode = mode;
-  fresh->memory_type = memory_type;
-  fresh->memory_type_id = memory_type_id;
-  fresh->error_code = error_code;
-  /* New rules go first; an older one for the same tensor is then never reached. */
-  fresh->next = allocator->rules;
-  allocator->rules = fresh;
-  return 0;
-}
-
-static const struct rule *rule_for(const struct tc_allocator *allocator, const char *tensor) {
-  const struct rule *fallback = NULL;
-  for (const struct rule *rule = allocator->rules; rule; rule = rule->next) {
-    if (rule->tensor && tensor && strcmp(rule->tensor, tensor) == 0) return rule;
-    if (!rule->tensor && !fallback) fallback = rule;
-  }
-  return fallback;
+  return tc_rules_add(&allocator->rules, tensor, mode, memory_type, memory_type_id, error_code, message);
 }
 
 /* So that memory which nobody wrote cannot pass for an answer, not even for one of zeros. */
@@ -149,31 +111,6 @@ static const char *fill(int memory_type, int64_t id, void *buffer, size_t byte_s
 static void unlink_record(struct tc_allocator *allocator, struct record *record) {
   *(record->previous ? &record->previous->next : &allocator->first) = record->next;
   *(record->next ? &record->next->previous : &allocator->last) = record->previous;
-}
-
-static const char *known_name(struct tc_allocator *allocator, const char *text) {
-  for (struct name *name = atomic_load_explicit(&allocator->names, memory_order_acquire); name; name = name->next)
-    if (strcmp(name->text, text) == 0) return name->text;
-  return NULL;
-}
-
-/* The allocator's own copy of a name; NULL without memory. */
-static const char *keep_name(struct tc_allocator *allocator, const char *text) {
-  const char *known = known_name(allocator, text);
-  if (known) return known;
-  size_t size = strlen(text) + 1;
-  struct name *fresh = malloc(sizeof *fresh + size);
-  if (!fresh) return NULL;
-  memcpy(fresh->text, text, size);
-  pthread_mutex_lock(&allocator->lock);
-  known = known_name(allocator, text); /* two threads may meet the same one */
-  if (!known) {
-    fresh->next = atomic_load_explicit(&allocator->names, memory_order_relaxed);
-    atomic_store_explicit(&allocator->names, fresh, memory_order_release);
-  }
-  pthread_mutex_unlock(&allocator->lock);
-  if (known) free(fresh);
-  return known ? known : fresh->text;
 }
 
 static TRITONSERVER_Error *refuse(struct tc_allocator *allocator, int code, const char *tensor, const char *why) {
@@ -221,14 +158,12 @@ TRITONSERVER_Error *tc_allocator_alloc(
   struct tc_allocator *allocator = userp;
   *buffer = NULL;
   *buffer_userp = NULL;
-  static const struct rule as_preferred = {.mode = MODE_PREFERRED};
-  const struct rule *rule = rule_for(allocator, tensor);
-  if (!rule) rule = &as_preferred;
-  if (rule->mode == MODE_FAIL)
+  const struct tc_rule *rule = tc_rules_find(allocator->rules, tensor);
+  if (rule->mode == TC_FAIL)
     return refuse(allocator, rule->error_code, tensor, rule->message ? rule->message : "failed");
-  int type = *actual_type = rule->mode == MODE_PREFERRED ? preferred_type : rule->memory_type;
-  int64_t id = *actual_id = rule->mode == MODE_PREFERRED ? preferred_id : rule->memory_type_id;
-  const char *name = keep_name(allocator, tensor ? tensor : "");
+  int type = *actual_type = rule->mode == TC_PREFERRED ? preferred_type : rule->memory_type;
+  int64_t id = *actual_id = rule->mode == TC_PREFERRED ? preferred_id : rule->memory_type_id;
+  const char *name = tc_names_keep(&allocator->names, tensor ? tensor : "");
   if (!name) return refuse(allocator, TC_ERROR_UNAVAILABLE, tensor, "out of host memory");
 
   struct record *record = NULL;
@@ -353,8 +288,8 @@ TRITONSERVER_Error *tc_allocator_query(
   (void)byte_size;
   struct tc_allocator *allocator = userp;
   atomic_fetch_add_explicit(&allocator->queries, 1, memory_order_relaxed);
-  const struct rule *rule = rule_for(allocator, tensor);
-  if (rule && rule->mode == MODE_FIXED) {
+  const struct tc_rule *rule = tc_rules_find(allocator->rules, tensor);
+  if (rule->mode == TC_FIXED) {
     *memory_type = rule->memory_type;
     *memory_type_id = rule->memory_type_id;
   }
@@ -416,19 +351,11 @@ uint64_t tc_allocator_delete(struct tc_allocator *allocator) {
   pthread_mutex_unlock(&allocator->lock);
   if (live) return live;
   tc_allocator_clear(allocator);
-  for (struct rule *rule = allocator->rules, *next; rule; rule = next) {
-    next = rule->next;
-    free(rule->tensor);
-    free(rule->message);
-    free(rule);
-  }
+  tc_rules_free(allocator->rules);
+  tc_names_free(&allocator->names);
   for (struct record *record = allocator->spare, *next; record; record = next) {
     next = record->next;
     free(record);
-  }
-  for (struct name *name = atomic_load(&allocator->names), *next; name; name = next) {
-    next = name->next;
-    free(name);
   }
   tc_pool_drain(&allocator->pool);
   pthread_mutex_destroy(&allocator->lock);

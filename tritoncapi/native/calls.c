@@ -4,97 +4,17 @@
  * callback files its event under the call's key and wakes whoever waits. Keys are never reused, so an answer that comes
  * after the call was closed (a backend that answers twice) finds nothing, is counted as a stray and deleted.
  *
- * A key is the call's number and how often it was used before. Calls never go back to the heap: whoever has a key, old
- * or new, may lock the call it names and look. */
+ * Calls never go back to the heap (call_table.c): whoever has a key, old or new, may lock the call it names and look. */
 #define _GNU_SOURCE
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "calls.h"
 #include "futex.h"
 
-enum { CHUNK = 4096, CHUNKS = 4096, NUMBER_BITS = 24, EVENTS = 64 };
+enum { EVENTS = 64 }; /* more are not kept for the next use */
 
-static struct {
-  pthread_mutex_t lock;
-  struct tc_call *idle; /* the last one used first: it is in a cache */
-  uint32_t made, out;
-  _Atomic(struct tc_call *) chunks[CHUNKS];
-} table = {.lock = PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP};
 static _Atomic uint64_t strays;
-static atomic_int waiting; /* threads, for a whole answer */
-
-static const int64_t MOMENT_NS = 80000;
-enum { LOOKS = 16 };
-
-struct patience {
-  int64_t since_ns, usual_ns;
-};
-
-static void pause_briefly(void) {
-#if defined __x86_64__
-  __builtin_ia32_pause();
-#elif defined __aarch64__
-  __asm__ volatile("yield");
-#endif
-}
-
-static struct tc_call *make_call(void) {
-  if (table.made == CHUNK * CHUNKS) return NULL;
-  uint32_t number = table.made;
-  struct tc_call *chunk = atomic_load_explicit(&table.chunks[number / CHUNK], memory_order_relaxed);
-  if (!chunk) {
-    chunk = aligned_alloc(64, CHUNK * sizeof *chunk);
-    if (!chunk) return NULL;
-    atomic_store_explicit(&table.chunks[number / CHUNK], chunk, memory_order_release);
-  }
-  struct tc_call *call = &chunk[number % CHUNK];
-  memset(call, 0, sizeof *call);
-  tc_lock_init(&call->lock);
-  tc_condition_init(&call->changed);
-  call->next_key = (UINT64_C(1) << NUMBER_BITS) | number;
-  call->events = call->few;
-  call->capacity = TC_FEW;
-  table.made++;
-  return call;
-}
-
-/* Calls to begin. False without memory. */
-bool tc_calls_reserve(struct tc_call **calls, size_t count) {
-  size_t had = 0;
-  pthread_mutex_lock(&table.lock);
-  for (; had < count; had++) {
-    struct tc_call *call = table.idle;
-    if (call)
-      table.idle = call->next;
-    else if (!(call = make_call()))
-      break;
-    calls[had] = call;
-  }
-  table.out += (uint32_t)had;
-  pthread_mutex_unlock(&table.lock);
-  if (had == count) return true;
-  tc_calls_put_back(calls, had);
-  return false;
-}
-
-/* They are closed, or were not begun. */
-void tc_calls_put_back(struct tc_call **calls, size_t count) {
-  pthread_mutex_lock(&table.lock);
-  for (size_t i = count; i-- > 0;) {
-    calls[i]->next = table.idle;
-    table.idle = calls[i];
-  }
-  table.out -= (uint32_t)count;
-  pthread_mutex_unlock(&table.lock);
-}
-
-/* The call that a key named once; it may be closed by now, or another one. */
-struct tc_call *tc_call_named(uint64_t key) {
-  uint32_t number = key & ((1 << NUMBER_BITS) - 1);
-  return &atomic_load_explicit(&table.chunks[number / CHUNK], memory_order_acquire)[number % CHUNK];
-}
 
 /* The call that a key names, with its lock held; NULL when it was closed. */
 static struct tc_call *enter(uint64_t key) {
@@ -243,7 +163,7 @@ TRITONSERVER_Error *tc_call_prepare(
   if (group) atomic_fetch_add(&group->left, 1);
   pthread_mutex_lock(&call->lock);
   uint64_t mine = call->key = call->next_key;
-  call->next_key += UINT64_C(1) << NUMBER_BITS;
+  call->next_key += UINT64_C(1) << TC_NUMBER_BITS;
   call->notify = false;
   call->inbox = inbox;
   call->group = group;
@@ -327,38 +247,6 @@ void tc_group_wait(struct tc_group *group, struct tc_call **calls, size_t count,
   }
 }
 
-/* A thread that sleeps is woken late, and costs the one that wakes it a system call: as much as a small model's whole
- * answer takes. So who waits for one that has been quick so far looks again and again for a moment, unless as many
- * others wait as there are cores to spare. */
-static void look_for_a_moment(struct tc_call *call, struct patience *patience) {
-  static atomic_int cores;
-  int known = atomic_load_explicit(&cores, memory_order_relaxed);
-  if (!known) {
-    cpu_set_t set;
-    known = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
-    atomic_store_explicit(&cores, known, memory_order_relaxed);
-  }
-  if (patience->usual_ns > MOMENT_NS || 2 * atomic_load_explicit(&waiting, memory_order_relaxed) > known) return;
-  for (int64_t end = patience->since_ns + MOMENT_NS; tc_now() < end;)
-    for (int i = 0; i < LOOKS; i++) {
-      if (atomic_load_explicit(&call->over, memory_order_acquire)) return;
-      pause_briefly();
-    }
-}
-
-/* Waits for the whole answer to one call, as tc_call_take_answer. */
-bool tc_call_await_answer(struct tc_call *call, uint64_t key, int64_t timeout_ns, struct tc_answer *answer) {
-  static _Thread_local struct patience patience;
-  patience.since_ns = tc_now();
-  atomic_fetch_add_explicit(&waiting, 1, memory_order_relaxed);
-  look_for_a_moment(call, &patience);
-  bool whole = tc_call_take_answer(call, key, timeout_ns, answer);
-  atomic_fetch_sub_explicit(&waiting, 1, memory_order_relaxed);
-  int64_t took = tc_now() - patience.since_ns;
-  patience.usual_ns += ((took < 4 * MOMENT_NS ? took : 4 * MOMENT_NS) - patience.usual_ns) / 4;
-  return whole;
-}
-
 /* Waits, and takes the response when the answer is whole: all has come, and one response was in it, which nobody took.
  * The call is closed then. Says whether. */
 bool tc_call_take_answer(struct tc_call *call, uint64_t key, int64_t timeout_ns, struct tc_answer *answer) {
@@ -418,8 +306,6 @@ int tc_call_notify(uint64_t key) {
 
 /* Calls that are open now, and events that came for calls already closed. */
 void tc_calls_count(uint64_t *open, uint64_t *stray) {
-  pthread_mutex_lock(&table.lock);
-  *open = table.out;
-  pthread_mutex_unlock(&table.lock);
+  *open = tc_calls_out();
   *stray = atomic_load(&strays);
 }

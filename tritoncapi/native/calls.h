@@ -58,6 +58,8 @@ struct tc_answer {
   uint32_t final, failed; /* flags of the response: the last one; it stands for an error */
 };
 
+enum { TC_NUMBER_BITS = 24 }; /* of a key: the call's number */
+
 bool tc_calls_reserve(struct tc_call **calls, size_t count);
 void tc_calls_put_back(struct tc_call **calls, size_t count);
 TRITONSERVER_Error *tc_calls_exhausted(void);
@@ -77,5 +79,6 @@ void tc_group_wait(struct tc_group *group, struct tc_call **calls, size_t count,
 bool tc_call_take_answer(struct tc_call *call, uint64_t key, int64_t timeout_ns, struct tc_answer *answer);
 bool tc_call_await_answer(struct tc_call *call, uint64_t key, int64_t timeout_ns, struct tc_answer *answer);
 struct tc_call *tc_call_named(uint64_t key);
+uint32_t tc_calls_out(void); /* reserved, and not put back */
 
 #endif
