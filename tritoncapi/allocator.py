@@ -200,7 +200,7 @@ class ResponseAllocator(_AllocatorHandle):
                 releases=record.releases,
                 mismatched=record.mismatched,
             )
-            for record in room[:count]
+            for record in sorted(room[:count], key=lambda record: record.sequence)
         ]
 
     def clear(self) -> None:

@@ -33,6 +33,7 @@ struct tc_record {
 struct record {
   struct tc_record public;
   struct tc_allocator *owner;
+  struct shard *shard; /* the one that it is listed in, and goes back to */
   struct record *previous, *next;
   bool in_one;         /* the buffer is part of this block */
   unsigned char ipc[]; /* IPC bytes, where they are wanted */
@@ -48,8 +49,20 @@ struct tc_counts {
   uint64_t reused; /* allocations that took a buffer which was kept */
 };
 
+/* Threads that allocate at the same time do so in shards of their own: a model's instances would meet at a single lock.
+ * A buffer that is kept goes back to the shard it came from, so mostly to the thread that gets the next one. */
+enum { SHARDS = 8 };
+
+struct shard {
+  _Alignas(64) pthread_mutex_t lock; /* of what follows */
+  struct tc_counts counts;           /* without the bytes */
+  struct record *first, *last;
+  struct record *spare; /* of buffers that are kept: those come and go often */
+  struct tc_pool pool;
+};
+
 struct tc_allocator {
-  /* Set before the first request, and read without the lock. */
+  /* Set before the first request. */
   struct tc_rule *rules;
   bool keep;  /* keep records of released buffers until they are cleared */
   bool reuse; /* keep buffers that come back */
@@ -57,20 +70,23 @@ struct tc_allocator {
   int poison; /* the byte that new buffers are filled with, or -1 */
 
   struct tc_names names;
-  _Atomic uint64_t starts, queries, attributes, live_bytes;
-  _Alignas(64) pthread_mutex_t lock; /* of what follows */
-  struct tc_counts counts;
-  struct record *first, *last;
-  struct record *spare; /* of buffers that are kept: those come and go often */
-  struct tc_pool pool;
-  char free_error[160];
+  _Atomic uint64_t starts, queries, attributes, failures, free_failures;
+  _Alignas(64) _Atomic uint64_t sequence, live_bytes, peak_bytes;
+  struct shard shards[SHARDS];
 };
+
+static struct shard *own_shard(struct tc_allocator *allocator) {
+  static _Atomic uint32_t threads;
+  static _Thread_local uint32_t number; /* from 1 on */
+  if (!number) number = atomic_fetch_add_explicit(&threads, 1, memory_order_relaxed) + 1;
+  return &allocator->shards[number % SHARDS];
+}
 
 struct tc_allocator *tc_allocator_new(int keep, int ipc, int poison, int reuse) {
   struct tc_allocator *allocator = aligned_alloc(ALIGNMENT, sizeof *allocator);
   if (!allocator) return NULL;
   memset(allocator, 0, sizeof *allocator);
-  tc_lock_init(&allocator->lock);
+  for (size_t i = 0; i < SHARDS; i++) tc_lock_init(&allocator->shards[i].lock);
   allocator->keep = keep != 0;
   allocator->reuse = reuse != 0;
   allocator->ipc = ipc != 0;
@@ -85,9 +101,10 @@ const char *tc_allocator_reserve(
     void *buffer;
     const char *error = tc_memory_new(memory_type, memory_type_id, byte_size, &buffer);
     if (error) return error;
-    pthread_mutex_lock(&allocator->lock);
-    bool kept = tc_pool_keep(&allocator->pool, memory_type, memory_type_id, byte_size, buffer);
-    pthread_mutex_unlock(&allocator->lock);
+    struct shard *shard = &allocator->shards[i % SHARDS];
+    pthread_mutex_lock(&shard->lock);
+    bool kept = tc_pool_keep(&shard->pool, memory_type, memory_type_id, byte_size, buffer);
+    pthread_mutex_unlock(&shard->lock);
     if (kept) continue;
     tc_memory_free(memory_type, memory_type_id, buffer);
     return "out of host memory";
@@ -108,18 +125,28 @@ static const char *fill(int memory_type, int64_t id, void *buffer, size_t byte_s
   return NULL;
 }
 
-static void unlink_record(struct tc_allocator *allocator, struct record *record) {
-  *(record->previous ? &record->previous->next : &allocator->first) = record->next;
-  *(record->next ? &record->next->previous : &allocator->last) = record->previous;
+static void unlink_record(struct record *record) {
+  *(record->previous ? &record->previous->next : &record->shard->first) = record->next;
+  *(record->next ? &record->next->previous : &record->shard->last) = record->previous;
 }
 
 static TRITONSERVER_Error *refuse(struct tc_allocator *allocator, int code, const char *tensor, const char *why) {
   char text[400];
   snprintf(text, sizeof text, "response allocator: output '%s': %s", tensor ? tensor : "", why);
-  pthread_mutex_lock(&allocator->lock);
-  allocator->counts.failures++;
-  pthread_mutex_unlock(&allocator->lock);
+  atomic_fetch_add_explicit(&allocator->failures, 1, memory_order_relaxed);
   return tc_triton.ErrorNew(code, text);
+}
+
+/* A buffer that was kept, from the thread's own shard or else from another; NULL without one. */
+static void *take_kept(struct tc_allocator *allocator, struct shard *own, int type, int64_t id, size_t byte_size) {
+  void *found = NULL;
+  for (size_t i = 0; i < SHARDS && !found; i++) {
+    struct shard *shard = &allocator->shards[((size_t)(own - allocator->shards) + i) % SHARDS];
+    pthread_mutex_lock(&shard->lock);
+    found = tc_pool_take(&shard->pool, type, id, byte_size);
+    pthread_mutex_unlock(&shard->lock);
+  }
+  return found;
 }
 
 /* Memory that is new, filled and shared as it is wanted, and a record for it if there is none. Returns NULL, or what
@@ -151,6 +178,12 @@ static const char *make(
   return error;
 }
 
+static void count_bytes(struct tc_allocator *allocator, uint64_t byte_size) {
+  uint64_t live = atomic_fetch_add_explicit(&allocator->live_bytes, byte_size, memory_order_relaxed) + byte_size;
+  uint64_t peak = atomic_load_explicit(&allocator->peak_bytes, memory_order_relaxed);
+  while (live > peak && !atomic_compare_exchange_weak(&allocator->peak_bytes, &peak, live)) continue;
+}
+
 TRITONSERVER_Error *tc_allocator_alloc(
     TRITONSERVER_ResponseAllocator *handle, const char *tensor, size_t byte_size, int preferred_type,
     int64_t preferred_id, void *userp, void **buffer, void **buffer_userp, int *actual_type, int64_t *actual_id) {
@@ -166,27 +199,32 @@ TRITONSERVER_Error *tc_allocator_alloc(
   const char *name = tc_names_keep(&allocator->names, tensor ? tensor : "");
   if (!name) return refuse(allocator, TC_ERROR_UNAVAILABLE, tensor, "out of host memory");
 
+  struct shard *shard = own_shard(allocator);
   struct record *record = NULL;
   void *mine = NULL;
   int64_t now = tc_now();
+  uint64_t sequence = atomic_fetch_add_explicit(&allocator->sequence, 1, memory_order_relaxed);
   bool locked = allocator->reuse;
   if (locked) {
-    pthread_mutex_lock(&allocator->lock);
-    if (byte_size) mine = tc_pool_take(&allocator->pool, type, id, byte_size);
-    record = allocator->spare;
-    if (record) allocator->spare = record->next;
+    pthread_mutex_lock(&shard->lock);
+    if (byte_size) mine = tc_pool_take(&shard->pool, type, id, byte_size);
+    record = shard->spare;
+    if (record) shard->spare = record->next;
   }
   /* Nothing to do without the lock: it stays held. */
   bool whole = record && (mine || !byte_size) && allocator->poison < 0 && !allocator->ipc;
   if (!whole) {
-    if (locked) pthread_mutex_unlock(&allocator->lock);
+    if (locked) pthread_mutex_unlock(&shard->lock);
+    if (locked && byte_size && !mine) mine = take_kept(allocator, shard, type, id, byte_size);
     const char *error = make(allocator, type, id, byte_size, &record, &mine);
     if (error) return refuse(allocator, TC_ERROR_UNAVAILABLE, tensor, error);
   }
   record->owner = allocator;
+  record->shard = shard;
   record->public = (struct tc_record){
       .tensor = name,
       .buffer = mine,
+      .sequence = sequence,
       .byte_size = byte_size,
       .preferred_type = preferred_type,
       .preferred_id = preferred_id,
@@ -195,15 +233,13 @@ TRITONSERVER_Error *tc_allocator_alloc(
       .allocated_ns = now,
   };
   *buffer = mine;
-  if (!whole) pthread_mutex_lock(&allocator->lock);
-  struct tc_counts *counts = &allocator->counts;
-  record->public.sequence = counts->allocations++;
+  if (byte_size) count_bytes(allocator, byte_size);
+  if (!whole) pthread_mutex_lock(&shard->lock);
+  struct tc_counts *counts = &shard->counts;
+  counts->allocations++;
   if (byte_size) {
     *buffer_userp = record;
     counts->live++;
-    counts->live_bytes += byte_size;
-    atomic_store_explicit(&allocator->live_bytes, counts->live_bytes, memory_order_relaxed);
-    if (counts->live_bytes > counts->peak_bytes) counts->peak_bytes = counts->live_bytes;
   } else {
     /* There is no buffer, and Triton releases none: nothing is out, the record is complete. */
     counts->zero_sized++;
@@ -211,12 +247,12 @@ TRITONSERVER_Error *tc_allocator_alloc(
   }
   bool listed = byte_size || allocator->keep;
   if (listed) {
-    record->previous = allocator->last;
+    record->previous = shard->last;
     record->next = NULL;
-    *(allocator->last ? &allocator->last->next : &allocator->first) = record;
-    allocator->last = record;
+    *(shard->last ? &shard->last->next : &shard->first) = record;
+    shard->last = record;
   }
-  pthread_mutex_unlock(&allocator->lock);
+  pthread_mutex_unlock(&shard->lock);
   if (!listed) free(record);
   return NULL;
 }
@@ -230,9 +266,10 @@ TRITONSERVER_Error *tc_allocator_release(
   if (!record) return tc_triton.ErrorNew(TC_ERROR_INTERNAL, "response allocator: release without an allocation");
   struct tc_allocator *allocator = record->owner;
   struct tc_record *public = &record->public;
+  struct shard *shard = record->shard;
   int64_t now = allocator->keep ? tc_now() : 0;
-  pthread_mutex_lock(&allocator->lock);
-  struct tc_counts *counts = &allocator->counts;
+  pthread_mutex_lock(&shard->lock);
+  struct tc_counts *counts = &shard->counts;
   bool again = public->releases++ > 0;
   if (public->buffer != buffer || public->byte_size != byte_size || public->actual_type != memory_type ||
       public->actual_id != memory_type_id) {
@@ -241,35 +278,32 @@ TRITONSERVER_Error *tc_allocator_release(
   }
   if (again) {
     counts->double_releases++;
-    pthread_mutex_unlock(&allocator->lock);
+    pthread_mutex_unlock(&shard->lock);
     return tc_triton.ErrorNew(TC_ERROR_INTERNAL, "response allocator: buffer released twice");
   }
   public->released_ns = now;
   counts->releases++;
   counts->live--;
-  counts->live_bytes -= public->byte_size;
-  atomic_store_explicit(&allocator->live_bytes, counts->live_bytes, memory_order_relaxed);
   /* What was allocated is freed, whatever the release says it is. */
   void *mine = public->buffer;
   int type = public->actual_type;
   int64_t id = public->actual_id;
+  uint64_t size = public->byte_size;
+  atomic_fetch_sub_explicit(&allocator->live_bytes, size, memory_order_relaxed);
   bool in_one = record->in_one, gone = in_one;
-  if (allocator->reuse) gone = tc_pool_keep(&allocator->pool, type, id, public->byte_size, mine);
+  if (allocator->reuse) gone = tc_pool_keep(&shard->pool, type, id, size, mine);
   bool forget = !allocator->keep;
-  if (forget) unlink_record(allocator, record);
+  if (forget) unlink_record(record);
   bool spare = forget && allocator->reuse && gone;
   if (spare) {
-    record->next = allocator->spare;
-    allocator->spare = record;
+    record->next = shard->spare;
+    shard->spare = record;
   }
-  pthread_mutex_unlock(&allocator->lock);
+  pthread_mutex_unlock(&shard->lock);
   if (forget && !spare) free(record);
   const char *error = gone ? NULL : tc_memory_free(type, id, mine);
   if (!error) return NULL;
-  pthread_mutex_lock(&allocator->lock);
-  counts->free_failures++;
-  snprintf(allocator->free_error, sizeof allocator->free_error, "%s", error);
-  pthread_mutex_unlock(&allocator->lock);
+  atomic_fetch_add_explicit(&allocator->free_failures, 1, memory_order_relaxed);
   return tc_triton.ErrorNew(TC_ERROR_INTERNAL, error);
 }
 
@@ -313,52 +347,71 @@ uint64_t tc_allocator_live_bytes(struct tc_allocator *allocator) {
 }
 
 void tc_allocator_counts(struct tc_allocator *allocator, struct tc_counts *counts) {
-  pthread_mutex_lock(&allocator->lock);
-  *counts = allocator->counts;
-  counts->reused = allocator->pool.reused;
-  pthread_mutex_unlock(&allocator->lock);
-  counts->starts = atomic_load(&allocator->starts);
-  counts->queries = atomic_load(&allocator->queries);
-  counts->attributes = atomic_load(&allocator->attributes);
+  *counts = (struct tc_counts){
+      .starts = atomic_load(&allocator->starts),
+      .queries = atomic_load(&allocator->queries),
+      .attributes = atomic_load(&allocator->attributes),
+      .failures = atomic_load(&allocator->failures),
+      .free_failures = atomic_load(&allocator->free_failures),
+  };
+  for (struct shard *shard = allocator->shards; shard < allocator->shards + SHARDS; shard++) {
+    pthread_mutex_lock(&shard->lock);
+    const struct tc_counts *some = &shard->counts;
+    counts->allocations += some->allocations;
+    counts->zero_sized += some->zero_sized;
+    counts->releases += some->releases;
+    counts->double_releases += some->double_releases;
+    counts->mismatched += some->mismatched;
+    counts->live += some->live;
+    counts->reused += shard->pool.reused;
+    pthread_mutex_unlock(&shard->lock);
+  }
+  counts->live_bytes = atomic_load(&allocator->live_bytes);
+  counts->peak_bytes = atomic_load(&allocator->peak_bytes);
 }
 
-/* Copies up to `limit` records, oldest first, from the one numbered `from` on. Returns how many. */
+/* Copies up to `limit` records, from the one numbered `from` on; in no order. Returns how many. */
 size_t tc_allocator_records(struct tc_allocator *allocator, uint64_t from, struct tc_record *records, size_t limit) {
   size_t count = 0;
-  pthread_mutex_lock(&allocator->lock);
-  for (struct record *record = allocator->first; record && count < limit; record = record->next)
-    if (record->public.sequence >= from) records[count++] = record->public;
-  pthread_mutex_unlock(&allocator->lock);
+  for (struct shard *shard = allocator->shards; shard < allocator->shards + SHARDS; shard++) {
+    pthread_mutex_lock(&shard->lock);
+    for (struct record *record = shard->first; record && count < limit; record = record->next)
+      if (record->public.sequence >= from) records[count++] = record->public;
+    pthread_mutex_unlock(&shard->lock);
+  }
   return count;
 }
 
 /* Forgets the records of buffers that came back. */
 void tc_allocator_clear(struct tc_allocator *allocator) {
-  pthread_mutex_lock(&allocator->lock);
-  for (struct record *record = allocator->first, *next; record; record = next) {
-    next = record->next;
-    if (!record->public.released_ns) continue;
-    unlink_record(allocator, record);
-    free(record);
+  for (struct shard *shard = allocator->shards; shard < allocator->shards + SHARDS; shard++) {
+    pthread_mutex_lock(&shard->lock);
+    for (struct record *record = shard->first, *next; record; record = next) {
+      next = record->next;
+      if (!record->public.released_ns) continue;
+      unlink_record(record);
+      free(record);
+    }
+    pthread_mutex_unlock(&shard->lock);
   }
-  pthread_mutex_unlock(&allocator->lock);
 }
 
 /* Frees the allocator. Returns the number of live buffers and does nothing while there are any. */
 uint64_t tc_allocator_delete(struct tc_allocator *allocator) {
-  pthread_mutex_lock(&allocator->lock);
-  uint64_t live = allocator->counts.live;
-  pthread_mutex_unlock(&allocator->lock);
-  if (live) return live;
+  struct tc_counts counts;
+  tc_allocator_counts(allocator, &counts);
+  if (counts.live) return counts.live;
   tc_allocator_clear(allocator);
   tc_rules_free(allocator->rules);
   tc_names_free(&allocator->names);
-  for (struct record *record = allocator->spare, *next; record; record = next) {
-    next = record->next;
-    free(record);
+  for (struct shard *shard = allocator->shards; shard < allocator->shards + SHARDS; shard++) {
+    for (struct record *record = shard->spare, *next; record; record = next) {
+      next = record->next;
+      free(record);
+    }
+    tc_pool_drain(&shard->pool);
+    pthread_mutex_destroy(&shard->lock);
   }
-  tc_pool_drain(&allocator->pool);
-  pthread_mutex_destroy(&allocator->lock);
   free(allocator);
   return 0;
 }
