@@ -236,6 +236,8 @@ class Many(ctypes.Structure):
         *((name, c_void_p) for name in ("runs", "answers", "calls")),
         ("count", c_size_t),
         ("allocator", c_void_p),
+        ("chosen", T.ResponseAllocator_p),
+        ("chosen_userp", c_void_p),
         *((name, c_int64) for name in ("timeout_ns", "ready")),
         *((name, c_size_t) for name in ("submitted", "unfinished")),
     ]

@@ -118,6 +118,7 @@ class Inbox:
                 request._queued_in = None
                 if key:
                     waiting[key] = entry
+                    request._awaited_in = self
         return [error for error in self._errors[:count] if error] if refused else []
 
     def _tell(self, entries: list[_Entry]) -> None:
@@ -128,6 +129,25 @@ class Inbox:
                 failure = self._refusal(error)
                 if future is not None and loop is not None and not loop.is_closed():
                     loop.call_soon_threadsafe(_fail, future, failure)
+
+    def fetch(self, execution: Execution) -> None:
+        """The answer of a call that is done, before its turn: the request is used again. On any thread."""
+        with self._lock:
+            entry = self._waiting.pop(execution.key, None)
+        loop = self._loop()
+        if entry is None or entry[1] is None or loop is None or loop.is_closed():
+            return
+        outcome = _outcome(execution)
+        if asyncio._get_running_loop() is loop:  # at once: a loop that ends forgets what it was to call
+            _settle(entry[1], *outcome)
+        else:
+            loop.call_soon_threadsafe(_settle, entry[1], *outcome)
+
+    def abandon(self) -> None:
+        """The loop is closed: nobody waits any more."""
+        with self._lock:
+            for entry in (*self._waiting.values(), *self._queue):
+                entry[1] = None
 
     def _refusal(self, error: int) -> Exception:
         return self._library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_ServerInferAsync")
@@ -163,10 +183,37 @@ class Inbox:
                 if future is not None:
                     _fail(future, error)
                 continue
-            if future is None or future.done():  # it was cancelled
+            if future is None:  # it was cancelled
                 response.close()
             else:
-                future.set_result(response)
+                _answer(future, response)
+
+
+def _outcome(execution: Execution) -> tuple[InferenceResponse | None, Error | None]:
+    """The one response of a finished execution, or what is wrong with it."""
+    response = None
+    try:
+        response = the_one(execution)
+        response.raise_for_error()
+    except Error as error:
+        if response is not None:
+            response.close()
+        return None, error
+    return response, None
+
+
+def _settle(future: _Future, response: InferenceResponse | None, error: Error | None) -> None:
+    if error is not None:
+        _fail(future, error)
+    elif response is not None:
+        _answer(future, response)
+
+
+def _answer(future: _Future, response: InferenceResponse) -> None:
+    if future.done():  # it was cancelled
+        response.close()
+    else:
+        future.set_result(response)
 
 
 def _fail(future: _Future, error: Exception) -> None:
@@ -191,6 +238,9 @@ def _inbox(loop: asyncio.AbstractEventLoop, library: Library) -> Inbox:
     if inbox is None or inbox._loop() is not loop:
         inbox = _inboxes.get(loop)
         if inbox is None:
+            for other, box in list(_inboxes.items()):
+                if other.is_closed():  # with tasks that waited, which would keep it for ever
+                    box.abandon()
             inbox = _inboxes[loop] = Inbox(loop, library)
         _latest.inbox = weakref.ref(inbox)
     return inbox

@@ -21,13 +21,14 @@ class Dispatcher:
     def __init__(self, library: Library) -> None:
         self._native = library.native
         self._changed = threading.Condition()
-        self._watched: dict[int, list[tuple[Look, object]]] = {}
+        self._watched: dict[int, list[tuple[Look, object, Execution]]] = {}
         self._thread: threading.Thread | None = None
 
     def watch(self, execution: Execution, look: Look, owner: object = None) -> None:
         """Calls ``look`` soon, and again at each event of the execution, until it returns True."""
+        execution.watch(True)
         with self._changed:
-            self._watched.setdefault(execution.key, []).append((look, owner))
+            self._watched.setdefault(execution.key, []).append((look, owner, execution))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="tritoncapi-dispatcher", daemon=True)
                 self._thread.start()
@@ -41,7 +42,7 @@ class Dispatcher:
         with self._changed:
             while True:
                 left = deadline - time.monotonic()
-                count = sum(one is owner for looks in self._watched.values() for _, one in looks)
+                count = sum(one is owner for looks in self._watched.values() for _, one, _ in looks)
                 if not count or left <= 0:
                     return count
                 self._changed.wait(left)
@@ -68,6 +69,7 @@ class Dispatcher:
                     left.remove(entry)
                     if not left:
                         del self._watched[key]
+                        entry[2].watch(False)
                     self._changed.notify_all()
                 return True
         return False

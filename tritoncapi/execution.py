@@ -43,10 +43,12 @@ _NOTHING = State()  # so many bytes need not be had for each that is in flight
 class Execution:
     """Made by ``InferenceRequest.start()``. Triton's callbacks end in native code; here one waits for what they filed.
 
+    The request's next use, and its ``close()``, end it; responses that nobody took by then are deleted.
+
     ``keep`` are the objects that Triton uses until the last response is deleted: allocator, server.
     """
 
-    __slots__ = ("__weakref__", "_forgotten", "_keep", "_library", "_state", "key")
+    __slots__ = ("__weakref__", "_forgotten", "_keep", "_left", "_library", "_state", "_watched", "key")
 
     def __init__(self, library: Library, key: int, keep: tuple[object, ...]) -> None:
         self._library = library
@@ -54,6 +56,7 @@ class Execution:
         self._keep = keep
         self._state = _NOTHING
         self._forgotten = False
+        self._watched = self._left = False
 
     @property
     def progress(self) -> Progress:
@@ -113,6 +116,18 @@ class Execution:
             self._look(0, until_done=True)
             self._forgotten = True
             self._library.native.call_close(self.key)
+
+    def leave(self) -> None:
+        """The request goes on without it: forgotten, as soon as no future or stream is to take its responses."""
+        self._left = True
+        if not self._watched:
+            self.forget()
+
+    def watch(self, watched: bool) -> None:
+        """Whether the dispatcher watches it, for a future or a stream."""
+        self._watched = watched
+        if self._left and not watched:
+            self.forget()
 
     def _look(self, nanoseconds: int, *, until_done: bool) -> bool:
         if self._forgotten:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from .request import InferenceRequest
     from .server import Server
 
-_SLICE_NS = 100_000_000  # between looks at pending signals
+_SLICE = 0.1  # seconds between looks at pending signals
+_SLICE_NS = int(_SLICE * 1e9)
 
 
 class Responses(Sequence[InferenceResponse]):
@@ -29,7 +31,7 @@ class Responses(Sequence[InferenceResponse]):
     asked for; closing this closes all.
     """
 
-    __slots__ = ("_batch", "_count", "_made", "_sending", "_server")
+    __slots__ = ("__weakref__", "_batch", "_count", "_made", "_sending", "_server")
 
     def __init__(self, server: Server, batch: Batch, sending: _Sending) -> None:
         self._server = server
@@ -98,6 +100,11 @@ class Responses(Sequence[InferenceResponse]):
             raise Error("these responses are closed")
         return self._sending.answers
 
+    def __del__(self) -> None:
+        sending = getattr(self, "_sending", None)
+        if sending is not None and any(answer.response for answer in sending.answers):
+            warnings.warn(f"unclosed responses of {self._count} requests", ResourceWarning, source=self, stacklevel=2)
+
     def __enter__(self) -> Responses:
         return self
 
@@ -130,6 +137,7 @@ class _Sending:
         self.many = Many(
             *(ctypes.addressof(batch.runs), ctypes.addressof(self.answers), ctypes.addressof(self.calls)),
             *(count, batch.chosen.userp if batch.quick else None),
+            *(batch.chosen.pointer, batch.chosen.userp),
         )
 
     def end(self, native: Native, batch: Batch) -> int | None:
@@ -146,8 +154,9 @@ def infer_many(
     server: Server, requests: Sequence[InferenceRequest], timeout: float | None, allocator: Allocator | None
 ) -> Responses:
     """See ``Server.infer_many``."""
+    server.pointer  # noqa: B018 - raises when it is closed, as the next one does
     chosen: Allocator = allocator if allocator is not None else server.default_allocator
-    chosen.pointer  # noqa: B018 - raises when it is closed
+    chosen.pointer  # noqa: B018
     listed = list(requests)
     began = time.monotonic() if timeout is not None else 0.0
     batch = listed[0]._batch if listed else None
@@ -158,23 +167,23 @@ def infer_many(
         sending = batch.idle.pop()
     except IndexError:
         sending = _Sending(batch)
-    sending.many.timeout_ns = _SLICE_NS if timeout is None else max(0, min(_SLICE_NS, int(timeout * 1e9)))
+    sending.many.timeout_ns = _SLICE_NS if timeout is None else max(0, int(min(_SLICE, timeout) * 1e9))
+    responses: Responses | None = None
     try:
         waiting = _send(server, batch, sending, ready=True) if known else None
         if waiting is None:
             waiting = _send_anew(server, batch, sending)
-    except BaseException:
-        sending.end(server.library.native, batch)
-        raise
-    responses = Responses(server, batch, sending)
-    try:
+        responses = Responses(server, batch, sending)
         for number, execution in waiting:
             left = None if timeout is None else max(0.0, began + timeout - time.monotonic())
             if not execution.wait(left):
                 raise InferTimeout(execution.explain(timeout))
             responses._made[number] = the_one(execution)
-    except BaseException:
-        responses.close()
+    except BaseException:  # Ctrl-C too
+        if responses is None:
+            sending.end(server.library.native, batch)
+        else:
+            responses.close()
         raise
     return responses
 

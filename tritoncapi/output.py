@@ -134,9 +134,8 @@ class Output:
 class Lease:
     """What views of the outputs hold. The response is deleted when it is closed and the last holder is gone."""
 
-    def __init__(self) -> None:
-        self._delete: Callable[[Any], object] | None = None
-        self._pointer: Any = None
+    _delete: Callable[[Any], object] | None = None
+    _pointer: Any = None
 
     def end(self, delete: Callable[[Any], object], pointer: Any) -> None:
         """``delete(pointer)`` is what the last holder's end shall do."""

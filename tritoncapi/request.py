@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,24 @@ _ON_CPU = (MemoryType.CPU, 0)
 _IN_FLIGHT = "this request is in flight: wait for its final response and its release first"
 _FIRST_WAIT = 0.01  # seconds in one native call with the request's lock held; longer waits can be interrupted
 _FIRST_WAIT_NS = int(_FIRST_WAIT * 1e9)
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+_Method = Callable[Concatenate["InferenceRequest", _Arguments], _Result]
+
+
+def _changing(method: _Method[_Arguments, _Result]) -> _Method[_Arguments, _Result]:
+    """A method that changes a request: not in flight, and no other thread sends it meanwhile."""
+
+    @functools.wraps(method)
+    def changed(self: InferenceRequest, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        self.pointer  # noqa: B018 - raises at once, where the lock would be waited for
+        with self._lock:
+            if not self._own_run(0):
+                raise InFlightError(_IN_FLIGHT)
+            return method(self, *args, **kwargs)
+
+    return changed
 
 
 class InferenceRequest(Handle):
@@ -77,6 +96,7 @@ class InferenceRequest(Handle):
         self._held: dict[str, list[object]] = {}  # what the appended addresses belong to
         self._current: Execution | None = None
         self._queued_in: Inbox | None = None  # to be submitted soon
+        self._awaited_in: Inbox | None = None  # the answer goes there
         self._posted = 0  # key of a call that nobody needed an Execution for so far
         self._run = Run()
         self._run_at = ctypes.addressof(self._run)
@@ -135,6 +155,7 @@ class InferenceRequest(Handle):
         return (self._api.InferenceRequestId(self.pointer) or b"").decode()
 
     @id.setter
+    @_changing
     def id(self, value: str) -> None:
         self._api.InferenceRequestSetId(self.pointer, value.encode())
 
@@ -144,6 +165,7 @@ class InferenceRequest(Handle):
         return RequestFlag(self._api.InferenceRequestFlags(self.pointer))
 
     @flags.setter
+    @_changing
     def flags(self, value: RequestFlag) -> None:
         self._api.InferenceRequestSetFlags(self.pointer, value)
 
@@ -156,6 +178,7 @@ class InferenceRequest(Handle):
             return (self._api.InferenceRequestCorrelationIdString(self.pointer) or b"").decode()
 
     @correlation_id.setter
+    @_changing
     def correlation_id(self, value: int | str) -> None:
         if isinstance(value, str):
             self._api.InferenceRequestSetCorrelationIdString(self.pointer, value.encode())
@@ -168,6 +191,7 @@ class InferenceRequest(Handle):
         return int(self._api.InferenceRequestPriorityUInt64(self.pointer))
 
     @priority.setter
+    @_changing
     def priority(self, value: int) -> None:
         self._api.InferenceRequestSetPriorityUInt64(self.pointer, value)
 
@@ -177,9 +201,11 @@ class InferenceRequest(Handle):
         return int(self._api.InferenceRequestTimeoutMicroseconds(self.pointer))
 
     @timeout_us.setter
+    @_changing
     def timeout_us(self, value: int) -> None:
         self._api.InferenceRequestSetTimeoutMicroseconds(self.pointer, value)
 
+    @_changing
     def set_parameter(self, name: str, value: ParameterValue) -> None:
         """Sets a request parameter: str, int, bool or float (``TRITONSERVER_InferenceRequestSet*Parameter``)."""
         kind = parameter_type(value)
@@ -195,6 +221,7 @@ class InferenceRequest(Handle):
 
     # Inputs and outputs
 
+    @_changing
     def set_input(self, name: str, data: InputData, *, host_policy: str | None = None) -> None:
         """Adds an input with its data, replacing one of the same name. The data is not copied where it need not be.
 
@@ -215,17 +242,20 @@ class InferenceRequest(Handle):
             self._api.InferenceRequestAppendInputData(self.pointer, name.encode(), address, array.nbytes, *_ON_CPU)
             self._held[name].append(array)
 
+    @_changing
     def add_input(self, name: str, datatype: DataType, shape: Sequence[int]) -> None:
         """Declares an input; ``append`` gives it data (``TRITONSERVER_InferenceRequestAddInput``)."""
         dims = (ctypes.c_int64 * len(shape))(*shape)
         self._api.InferenceRequestAddInput(self.pointer, c_name(name, "an input's"), datatype, dims, len(shape))
         self._held[name] = []
 
+    @_changing
     def add_raw_input(self, name: str) -> None:
         """Declares the one input whose bytes the model takes as they are (``...AddRawInput``)."""
         self._api.InferenceRequestAddRawInput(self.pointer, c_name(name, "an input's"))
         self._held[name] = []
 
+    @_changing
     def append(
         self,
         name: str,
@@ -259,29 +289,35 @@ class InferenceRequest(Handle):
             self._api.InferenceRequestAppendInputData(self.pointer, encoded, address, buffer.nbytes, *place)
         self._held.setdefault(name, []).append((buffer, attributes))
 
+    @_changing
     def remove_input_data(self, name: str) -> None:
         """Removes an input's data and keeps its declaration (``...RemoveAllInputData``)."""
         self._api.InferenceRequestRemoveAllInputData(self.pointer, c_name(name, "an input's"))
         self._held[name] = []
 
+    @_changing
     def remove_input(self, name: str) -> None:
         """Removes one input (``...RemoveInput``)."""
         self._api.InferenceRequestRemoveInput(self.pointer, c_name(name, "an input's"))
         self._held.pop(name, None)
 
+    @_changing
     def remove_all_inputs(self) -> None:
         """Removes every input (``...RemoveAllInputs``)."""
         self._api.InferenceRequestRemoveAllInputs(self.pointer)
         self._held.clear()
 
+    @_changing
     def add_output(self, name: str) -> None:
         """Asks for this output; without any, the model gives all (``...AddRequestedOutput``)."""
         self._api.InferenceRequestAddRequestedOutput(self.pointer, c_name(name, "an output's"))
 
+    @_changing
     def remove_output(self, name: str) -> None:
         """``TRITONSERVER_InferenceRequestRemoveRequestedOutput``."""
         self._api.InferenceRequestRemoveRequestedOutput(self.pointer, c_name(name, "an output's"))
 
+    @_changing
     def remove_all_outputs(self) -> None:
         """``TRITONSERVER_InferenceRequestRemoveAllRequestedOutputs``."""
         self._api.InferenceRequestRemoveAllRequestedOutputs(self.pointer)
@@ -304,13 +340,20 @@ class InferenceRequest(Handle):
                 self._execution = None
             submitted = trace.submit() if trace is not None else None
             key = ctypes.c_uint64()
-            error = self._library.native.call_start(*arguments, submitted, ctypes.byref(key))
+            self._running = True
+            try:
+                error = self._library.native.call_start(*arguments, submitted, ctypes.byref(key))
+            finally:
+                if key.value:
+                    self._execution = Execution(self._library, key.value, (chosen, self._server))
+                self._running = False
             if error:
                 if trace is not None:
                     trace.refused(submitted)
                 raise self._api.take_error(error, "TRITONSERVER_ServerInferAsync")
-            self._execution = Execution(self._library, key.value, (chosen, self._server))
-            return self._execution
+            execution = self._execution
+            assert execution is not None
+            return execution
 
     def infer(
         self, *, timeout: float | None = None, allocator: Allocator | None = None, trace: Trace | None = None
@@ -324,40 +367,54 @@ class InferenceRequest(Handle):
                 raise InferTimeout(execution.explain(timeout))
             return only_response(execution)
         run = self._run
+        response: InferenceResponse | None = None
         with self._lock:
-            wanted = self._server._default_allocator if allocator is None else allocator
-            if self._idle and wanted is not None and wanted is self._chosen:  # as it was left last time
-                wanted.pointer  # noqa: B018 - raises when it is closed
-                self._idle = False
-                self._running = True
-            else:
-                self._make_ready(allocator)
+            mine = not self._running  # else a signal's handler is here, in the midst of another one
             try:
+                wanted = self._server._default_allocator if allocator is None else allocator
+                if self._idle and wanted is not None and wanted is self._chosen:  # as it was left last time
+                    wanted.pointer  # noqa: B018 - raises when it is closed
+                    self._idle = False
+                    self._running = True
+                else:
+                    self._make_ready(allocator)
                 error = self._library.native.call_run(self._run_at)
-            except BaseException:  # Ctrl-C came meanwhile
-                self._collect()
-                if run.response:
-                    self._api.InferenceResponseDelete(InferenceResponse_p.from_buffer_copy(run, RUN_RESPONSE))
+                if error:
+                    self._running = False
+                    raise self._api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_ServerInferAsync")
+                key, _, time_ns, thread, final, failed = RUN_RESULTS.unpack_from(run, RUN_RESULTS_AT)
+                if not key:
+                    response = self._response(InferenceResponse_p.from_buffer_copy(run, RUN_RESPONSE), final, time_ns)
+                    run.response = None
+                    if thread not in self._threads:
+                        self._answered_on(thread)
+                    self._running = False
+                    self._idle = True
+                    return checked(response) if failed else response
+                unfinished = self._collect()
+            except BaseException:  # Ctrl-C too
+                if mine and self._running:
+                    self._interrupted(response)
                 raise
-            if error:
-                self._running = False
-                raise self._api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_ServerInferAsync")
-            key, _, time_ns, thread, final, failed = RUN_RESULTS.unpack_from(run, RUN_RESULTS_AT)
-            if not key:
-                response = self._response(InferenceResponse_p.from_buffer_copy(run, RUN_RESPONSE), final, time_ns)
-                run.response = None
-                if thread not in self._threads:
-                    self._answered_on(thread)
-                self._running = False
-                self._idle = True
-                return checked(response) if failed else response
-            unfinished = self._collect()
         assert unfinished is not None
         if not unfinished.wait(None if timeout is None else timeout - _FIRST_WAIT):
             raise InferTimeout(unfinished.explain(timeout))
         return only_response(unfinished)
 
     # One native call for a whole request: what comes before it and after it
+
+    def _interrupted(self, response: InferenceResponse | None) -> None:
+        """Between a native call and its end: nothing of it stays but an execution that goes on."""
+        run = self._run
+        if run.response:  # nobody's yet, even if there is an object that has it
+            if response is not None:
+                response._pointer = None
+            pointer = InferenceResponse_p.from_buffer_copy(run, RUN_RESPONSE)
+            run.response = None
+            self._api.InferenceResponseDelete(pointer)
+        elif response is not None:
+            response.close()
+        self._collect()
 
     def _make_ready(self, allocator: Allocator | None) -> Allocator:
         """Fills ``_run`` for a native call, in which the request is in flight; the lock is held.
@@ -425,13 +482,14 @@ class InferenceRequest(Handle):
     def _arrived(self, key: int, thread: int) -> None:
         """The whole answer to the call ``key``, which was posted, came; the call is closed by now."""
         if self._posted == key:
+            self._awaited_in = None
             self._posted = 0  # who makes an Execution of it in this moment finds it done
             self._idle = self._pointer is not None
         else:
             with self._lock:
                 execution = self._execution
                 if execution is not None and execution.key == key:
-                    self._execution = None
+                    self._execution = self._awaited_in = None
         if thread not in self._threads:
             self._answered_on(thread)
 
@@ -517,8 +575,12 @@ class InferenceRequest(Handle):
         return pointer
 
     def _put_away(self, execution: Execution) -> None:
+        """The request goes on without it. A future, a coroutine or a stream still gets its answer."""
         self._server._heard(self.model, execution.thread)
-        execution.forget()
+        inbox, self._awaited_in = self._awaited_in, None
+        if inbox is not None:
+            inbox.fetch(execution)
+        execution.leave()
 
     def _dispose(self, pointer: Any) -> None:
         self._api.InferenceRequestDelete(pointer)

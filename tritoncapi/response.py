@@ -160,5 +160,9 @@ class InferenceResponse(Handle):
         elif self._quick is None:
             lease.end(self._library.api.InferenceResponseDelete, pointer)
         else:
-            put_aside, (run, allocator, _) = self._library.native.run_put_aside, self._quick
-            lease.end(lambda pointer: put_aside(run, pointer, allocator), pointer)
+            put_aside, (run, allocator, keep) = self._library.native.run_put_aside, self._quick
+
+            def end(pointer: Any, _keep: object = keep) -> None:  # the run's memory, whoever else has gone
+                put_aside(run, pointer, allocator)
+
+            lease.end(end, pointer)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from ._library import Library
@@ -27,7 +30,7 @@ _SLICE_NS = 100_000_000  # between looks at pending signals while one waits
 _ENDED, _SAMPLE = 2, 1
 _MAX_THREADS = 64  # TC_THREADS
 _WRONG_KEPT = 10  # texts of failed checks
-_MAX_RATE, _MAX_SECONDS = 1e8, 1e9
+_MAX_RATE, _MAX_SECONDS, _MAX_CONCURRENCY = 1e8, 1e9, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,8 @@ class Traffic:
         self.targets = (targets,) if isinstance(targets, Target) else tuple(targets)
         if not self.targets or concurrency < threads or threads < 1:
             raise ValueError("traffic needs a target and at least one request in flight for each thread")
+        if concurrency > _MAX_CONCURRENCY:
+            raise ValueError(f"traffic has at most {_MAX_CONCURRENCY} requests in flight, not {concurrency}")
         if (rate is not None and not 0 < rate <= _MAX_RATE) or (poisson and rate is None):
             raise ValueError(f"a rate is 0 to {_MAX_RATE:g} requests a second, more than 0; Poisson arrivals need one")
         times = (duration, patience, warmup or None)
@@ -142,6 +147,9 @@ class Traffic:
         self._native = server.library.native
         self._check = check
         self._state: Any = None
+        self._users = threading.Condition()  # of the native state: it goes when nobody is within a call with it
+        self._within: dict[int, int] = {}  # thread -> calls
+        self._orphan: Any = None  # a native state that was closed in the midst of one, by a signal's handler
         self._tensors: list[dict[str, TensorView]] = []  # what the native requests read
         self._allocators: list[Allocator] = []
         self._validated = 0
@@ -208,29 +216,57 @@ class Traffic:
                     raise self._library.api.take_error(error)
                 request.release()  # it is a slot's now: a Python object for each would cost more than the slot
 
+    @contextmanager
+    def _using(self) -> Iterator[Any]:
+        """The native state, which stays until the end of the block; None when it has gone."""
+        me = get_ident()
+        with self._users:
+            state = self._state
+            if state is not None:
+                self._within[me] = self._within.get(me, 0) + 1
+        try:
+            yield state
+        finally:
+            if state is not None:
+                with self._users:
+                    self._within[me] -= 1
+                    if not self._within[me]:
+                        del self._within[me]
+                    self._users.notify_all()
+                    orphan = None
+                    if not self._within:
+                        orphan, self._orphan = self._orphan, None
+                if orphan is not None:
+                    self._delete(orphan)
+
     # Running
 
     def start(self) -> None:
         """Begins to send. Raises OSError when no thread can be made."""
-        if self._state is None or self._started:
-            raise Error("this traffic was used already")
-        self._started = True
-        failure = self._native.traffic_start(self._state)
+        with self._using() as state:
+            if state is None or self._started:
+                raise Error("this traffic was used already")
+            self._started = True
+            failure = self._native.traffic_start(state)
         if failure:
             raise OSError(failure, "no thread for traffic")
 
     def stop(self, *, cancel: bool = False) -> None:
         """Sends no more; from any thread or a signal handler. What is out comes back, cancelled sooner."""
-        if self._state is not None and self._started:
-            self._native.traffic_stop(self._state, cancel)
+        with self._using() as state:
+            if state is not None and self._started:
+                self._native.traffic_stop(state, cancel)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits ``timeout`` seconds at most until all has come back, and checks samples meanwhile. True at the end."""
         deadline = None if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
         sample = NativeSample()
-        while self._state is not None and self._started:
+        while self._started:
             left = _SLICE_NS if deadline is None else max(0, min(_SLICE_NS, deadline - time.monotonic_ns()))
-            met = self._native.traffic_wait(self._state, left, ctypes.byref(sample))
+            with self._using() as state:
+                if state is None:
+                    break
+                met = self._native.traffic_wait(state, left, ctypes.byref(sample))
             if met == _ENDED:
                 return True
             if met == _SAMPLE:
@@ -255,17 +291,20 @@ class Traffic:
     @property
     def report(self) -> TrafficReport:
         """What came of it so far; at any time, from any thread but the closing one."""
-        if self._final is not None:
-            return self._final
-        return read_report(
-            self._library,
-            self._state,
-            [target.model for target in self.targets],
-            self._options,
-            validated=self._validated,
-            wrong=self._wrong,
-            wrong_texts=tuple(self._wrong_texts),
-        )
+        with self._using() as state:
+            if self._final is not None:
+                return self._final
+            if state is None:
+                raise ClosedError("this traffic was closed before it began")
+            return read_report(
+                self._library,
+                state,
+                [target.model for target in self.targets],
+                self._options,
+                validated=self._validated,
+                wrong=self._wrong,
+                wrong_texts=tuple(self._wrong_texts),
+            )
 
     def _validate(self, found: NativeSample) -> None:
         target = self.targets[found.target]
@@ -308,7 +347,19 @@ class Traffic:
         self._dispose()
 
     def _dispose(self) -> None:
-        state, self._state = self._state, None
+        me = get_ident()
+        with self._users:
+            state, self._state = self._state, None
+            if state is None:  # another thread did it
+                return
+            while self._within.keys() - {me}:
+                self._users.wait()
+            if self._within:  # what a handler interrupted goes on with it
+                self._orphan = state
+                return
+        self._delete(state)
+
+    def _delete(self, state: Any) -> None:
         for index, target in enumerate(self.targets):
             self._tell_threads(state, index, target.model)
         if self._native.traffic_delete(state):
@@ -327,10 +378,10 @@ class Traffic:
 
     def tell_threads(self) -> None:
         """For the server, before it unloads a model meanwhile."""
-        state = self._state
-        if state is not None and self._started:
-            for index, target in enumerate(self.targets):
-                self._tell_threads(state, index, target.model)
+        with self._using() as state:
+            if state is not None and self._started:
+                for index, target in enumerate(self.targets):
+                    self._tell_threads(state, index, target.model)
 
     def __enter__(self) -> Traffic:
         if self._state is None:

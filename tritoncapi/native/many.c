@@ -10,14 +10,19 @@ static void let_go(struct tc_run *run, uint32_t state) {
 }
 
 /* All of them, or none. */
-static bool take_all(struct tc_run **runs, size_t count) {
-  for (size_t i = 0; i < count; i++) {
+static bool take_all(const struct tc_many *many) {
+  size_t taken = 0;
+  for (; taken < many->count; taken++) {
+    struct tc_run *run = many->runs[taken];
     uint32_t ready = TC_READY;
-    if (atomic_compare_exchange_strong(&runs[i]->state, &ready, TC_TAKEN)) continue;
-    while (i-- > 0) let_go(runs[i], TC_READY);
-    return false;
+    if (!atomic_compare_exchange_strong(&run->state, &ready, TC_TAKEN)) break;
+    if (run->allocator == many->chosen && run->allocator_userp == many->chosen_userp) continue;
+    let_go(run, TC_READY); /* it was sent with another one since */
+    break;
   }
-  return true;
+  if (taken == many->count) return true;
+  while (taken-- > 0) let_go(many->runs[taken], TC_READY);
+  return false;
 }
 
 /* Makes the run Python's, when it is not within a call of many: waits for that, but not for ever. Says whether. */
@@ -84,7 +89,7 @@ TRITONSERVER_Error *tc_many_run(struct tc_many *many) {
   size_t count = many->count, begun = 0, done = 0;
   many->submitted = many->unfinished = 0;
   if (!tc_calls_reserve(many->calls, count)) return tc_calls_exhausted();
-  if (many->ready && !take_all(many->runs, count)) {
+  if (many->ready && !take_all(many)) {
     many->submitted = SIZE_MAX;
     tc_calls_put_back(many->calls, count);
     return NULL;

@@ -32,8 +32,10 @@ struct tc_many {
   struct tc_call **calls; /* room for as many */
   size_t count;
   struct tc_allocator *allocator; /* of the answers that are put aside */
+  TRITONSERVER_ResponseAllocator *chosen; /* with its userp: what those that are ready must have been sent with */
+  void *chosen_userp;
   int64_t timeout_ns;
-  int64_t ready; /* only if all are TC_READY; and they are so again when they are answered */
+  int64_t ready; /* only if all are TC_READY, as they are then again when they are answered */
   /* Results */
   size_t submitted;  /* SIZE_MAX: they are not all ready, and nothing was sent */
   size_t unfinished; /* those that go on: they are Python's, with their keys */
