@@ -41,6 +41,20 @@ class Seconds(click.FloatRange):
         return number
 
 
+class Share(click.FloatRange):
+    """0 to 1, and a number."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, max=1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            raise click.BadParameter(f"{value!r} is no share", ctx, param)
+        return number
+
+
 def timeout_option(default: float | None, otherwise: str = "") -> Decorator:
     """``--timeout`` in seconds; without a default ``otherwise`` says what holds then."""
     return click.option(

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.errors import UsageError
 
+MOST_IN_FLIGHT = 65536
 IN_FLIGHT = 256  # the most requests that are out in an open loop, unless it is said
 _RANGE = re.compile(r"([\d.]+):([\d.]+)(?::(x?)([\d.]+))?")
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
@@ -77,7 +78,10 @@ def points(options: Mapping[str, Any]) -> list[Point]:
     """The points of ``--concurrency`` or ``--rate``. Raises UsageError."""
     if options["rate"] is None:
         text = "1" if options["concurrency"] is None else options["concurrency"]
-        return [Point(int(n)) for n in numbers("--concurrency", text, whole=True)]
+        found = [Point(int(n)) for n in numbers("--concurrency", text, whole=True)]
+        if max(point.concurrency for point in found) > MOST_IN_FLIGHT:
+            raise UsageError(f"--concurrency {text}: at most {MOST_IN_FLIGHT:,} requests out")
+        return found
     if options["concurrency"] is not None:
         raise UsageError("--concurrency and --rate exclude each other; --in-flight bounds what is out at a rate")
     limit = options["in_flight"] or IN_FLIGHT

@@ -14,7 +14,7 @@ from harness.command import run_and_report, run_options, shown
 from harness.errors import UsageError
 from harness.journal import all_of, last
 from harness.json_file import check_writable
-from harness.options import json_option, timeout_option, triton_option
+from harness.options import Share, json_option, timeout_option, triton_option
 from harness.verdict import Verdict
 
 from . import _perf_plan as plan
@@ -31,7 +31,9 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--concurrency", metavar="RANGE", help="Requests always out: 4, 1,2,8, 1:8, 1:16:x2 [1].")
 @click.option("--rate", metavar="RANGE", help="Requests a second instead, whatever comes back: 1000, 1000:5000:1000.")
 @click.option("--poisson", is_flag=True, help="With --rate: at random times.")
-@click.option("--in-flight", type=click.IntRange(1, 65536), help=f"With --rate: out at most [{plan.IN_FLIGHT}].")
+@click.option(
+    "--in-flight", type=click.IntRange(1, plan.MOST_IN_FLIGHT), help=f"With --rate: out at most [{plan.IN_FLIGHT}]."
+)
 @click.option("--protocol", type=click.Choice(["c-api", "http", "grpc"]), default="c-api", show_default=True)
 @click.option("--duration", metavar="TIME", help="Measure each step this long, not until it is stable.")
 @click.option("--requests", type=click.IntRange(1), help="... this many requests.")
@@ -50,8 +52,8 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--sequence-length", type=click.IntRange(0), default=0, help="Requests of each sequence.")
 @click.option("--priority", type=click.IntRange(0), default=0, help="Of each request; 1 is the highest.")
 @click.option("--request-timeout", metavar="TIME", help="That a request may wait in Triton's queue.")
-@click.option("--cancel-rate", type=click.FloatRange(0, 1), default=0.0, help="Share that is cancelled at once.")
-@click.option("--max-error-rate", type=click.FloatRange(0, 1), default=0.0, help="Share that may fail [0].")
+@click.option("--cancel-rate", type=Share(), default=0.0, help="Share that is cancelled at once.")
+@click.option("--max-error-rate", type=Share(), default=0.0, help="Share that may fail [0].")
 @click.option("--validate", is_flag=True, help="Own models: the same inputs must give the same outputs.")
 @click.option("--validate-every", type=click.IntRange(1), default=100, show_default=True, help="Look at every k-th.")
 @click.option("--save", metavar="NAME", help="Keep the figures as a baseline.")

@@ -135,7 +135,7 @@ class OneCall:
         """None: this has to go the general way. Else the response, or what ``InferenceRequest.infer`` raises."""
         if not self._usable or type(inputs) is not dict or type(model) is not str or type(version) is not int:
             return None
-        if timeout is not None and timeout < _FIRST_WAIT:
+        if (timeout is not None and timeout < _FIRST_WAIT) or not -1 <= version < 1 << 63:
             return None
         tensors = inputs.copy()  # other threads may change theirs
         key: list[object] = [model, version]

@@ -73,6 +73,8 @@ class InferenceRequest(Handle):
 
     def __init__(self, server: Server, model: str, version: int = -1) -> None:
         """``version`` -1 lets the model's version policy choose. Raises NotFoundError, UnavailableError."""
+        if not -1 <= version < 1 << 63:
+            raise ValueError(f"a model's version is -1 to 2**63 - 1, not {version}")
         pointer = server.library.api.InferenceRequestNew(server.pointer, c_name(model, "a model's"), version)
         self._own(server, model, pointer)
         server._adopt(self)

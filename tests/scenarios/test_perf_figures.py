@@ -432,6 +432,8 @@ def invoke(*words: str) -> Result:
         (["--concurrency", "1", "--rate", "5"], "exclude each other"),
         (["--poisson"], "--poisson needs --rate"),
         (["--in-flight", "5"], "--in-flight needs --rate"),
+        (["--concurrency", "99999999"], "at most 65,536 requests out"),
+        (["--cancel-rate", "nan"], "is no share"),
         (["--duration", "soon"], "--duration 'soon' is no duration"),
         (["--duration", "0s"], "give a time above 0"),
         (["--duration", "1s", "--requests", "5"], "exclude each other"),

@@ -289,3 +289,40 @@ def test_the_server_closes_with_requests_that_are_not_submitted(make_server: Any
         assert all(request.closed for request in requests)
 
     asyncio.run(main())
+
+
+def test_an_answer_that_is_there_is_not_lost_by_the_next_use(server: tc.Server, tools: Any) -> None:
+    async def main() -> None:
+        with server.request("add_sub", pair()) as request:
+            for again in (lambda: request.infer().close(), request.close):
+                task = asyncio.ensure_future(request.infer_await())
+                await asyncio.sleep(0)
+                assert tools.wait_for(lambda: not request.in_flight)
+                again()
+                with await task as response:
+                    assert response["OUTPUT0"].numpy().size
+
+    asyncio.run(main())
+
+
+def test_loops_closed_with_tasks_that_wait_go(server: tc.Server) -> None:
+    def once() -> None:
+        loop = asyncio.new_event_loop()
+        request = server.request("slow", {"INPUT0": np.array([1], np.int32)})
+
+        async def ask() -> None:
+            await request.infer_await()
+
+        task = loop.create_task(ask())
+        loop.run_until_complete(asyncio.sleep(0))
+        task._log_destroy_pending = False
+        loop.close()
+        request.close()
+
+    once()
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        once()
+        gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before + 2

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -410,3 +410,78 @@ def test_waiting_for_a_slow_model_takes_no_time_of_the_cpu(
     for _ in range(5):
         request.infer().close()
     assert time.thread_time() - before < 0.05
+
+
+def test_a_batch_that_was_sent_with_another_allocator_since(server: tc.Server) -> None:
+    with server.request("add_sub", pair()) as one, server.request("add_sub", pair()) as two:
+        server.infer_many([one, two]).close()
+        with tc.ResponseAllocator() as allocator:
+            server.infer_many([two, one], allocator=allocator).close()
+            server.infer_many([one, two]).close()
+            assert allocator.counts.allocations == 4
+            server.infer_many([two, one], allocator=allocator).close()
+            assert allocator.counts.allocations == 8
+        for _ in range(20):
+            server.infer_many([one, two]).close()
+    assert server.default_allocator.counts.live == 0
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_view_outlives_response_and_request(server: tc.Server, many: bool) -> None:
+    views = []
+    for value in range(20):
+        with server.request("add_sub", pair(value)) as request:
+            if many:
+                with server.infer_many([request]) as responses:
+                    views.append(responses[0]["OUTPUT0"].numpy())
+            else:
+                with request.infer() as response:
+                    views.append(response["OUTPUT0"].numpy())
+        del request
+    gc.collect()
+    others = [bytearray(size) for size in range(60, 600, 4)]
+    assert [int(view[0]) for view in views] == [value + 2 for value in range(20)]
+    views.clear()
+    gc.collect()
+    assert not any(any(other) for other in others)
+    assert server.default_allocator.counts.live == 0
+
+
+def test_forgotten_responses_warn(server: tc.Server, requests: list[tc.InferenceRequest]) -> None:
+    responses = server.infer_many(requests[:2])
+    sending = responses._sending
+    with pytest.warns(ResourceWarning, match="unclosed responses of 2 requests"):
+        del responses
+        gc.collect()
+    assert sending is not None
+    server.library.native.answers_delete(sending.answers, 2)
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300, float("nan")])
+def test_any_time(server: tc.Server, requests: list[tc.InferenceRequest], timeout: float) -> None:
+    with server.infer_many(requests[:2], timeout=timeout) as responses:
+        assert sums(responses) == [100, 101]
+
+
+def test_changed_and_sent_at_the_same_time(server: tc.Server) -> None:
+    stop = threading.Event()
+    with server.request("add_sub", pair()) as request:
+
+        def change() -> None:
+            while not stop.is_set():
+                with suppress(InFlightError):
+                    request.set_input("INPUT0", np.array([1], np.int32))
+
+        thread = threading.Thread(target=change)
+        thread.start()
+        try:
+            for _ in range(500):
+                with suppress(InFlightError):
+                    assert request.start().wait(20)
+                with suppress(InFlightError):
+                    server.infer_many([request]).close()
+        finally:
+            stop.set()
+            thread.join()
+        with request.infer() as response:
+            assert response["OUTPUT0"].numpy()[0] == 3

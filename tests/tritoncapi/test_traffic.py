@@ -481,3 +481,20 @@ def test_misuse(server: tc.Server) -> None:
     with pytest.warns(ResourceWarning, match="unclosed traffic"):
         forgotten.__del__()
     forgotten.close()
+
+
+def test_closed_by_two_threads_at_once(repository: Path, backends: Path) -> None:
+    for _ in range(5):
+        with tc.Server(repository, backend_directory=backends, log_info=False) as server:
+            server.load("add_sub")
+            traffic = tc.Traffic(server, ADD_SUB, concurrency=2, duration=5)
+            closer = threading.Timer(0.05, server.close)
+            closer.start()
+            report = traffic.run()
+            closer.join()
+        assert report.ended
+
+
+def test_more_in_flight_than_there_can_be(server: tc.Server) -> None:
+    with pytest.raises(ValueError, match="at most 1048576 requests in flight"):
+        tc.Traffic(server, ADD_SUB, concurrency=1 << 21)
