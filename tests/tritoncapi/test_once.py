@@ -502,3 +502,9 @@ def test_nothing_is_left_of_20000_requests(server: tc.Server) -> None:
     gc.collect()
     after: Any = heap()["heap_in_use"]
     assert after - before < 20_000 * 8  # a single pointer each would be more
+
+
+@pytest.mark.parametrize("version", [-2, 1 << 63, 1 << 70, (1 << 64) + 1])
+def test_a_version_that_no_model_can_have(server: tc.Server, version: int) -> None:
+    with pytest.raises(ValueError, match="version is -1 to"):
+        server.infer("add_sub", pair(), version=version)
