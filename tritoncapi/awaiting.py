@@ -62,13 +62,7 @@ class Inbox:
         which takes this one's core, and nothing goes on side by side.
         """
         with request._lock:
-            chosen = request._server._default_allocator if allocator is None else allocator
-            if request._idle and chosen is not None and chosen is request._chosen:  # as it was left last time
-                chosen.pointer  # noqa: B018 - raises when it is closed
-                request._idle = False
-                request._running = True
-            else:
-                request._make_ready(allocator)
+            request._make_ready(allocator)
             entry: _Entry = [request, future]
             if self._several:
                 with self._lock:
@@ -167,26 +161,18 @@ class Inbox:
                 continue
             request, future = entry
             parents = request._chosen, request._server
-            response: InferenceResponse | None = None
-            try:
-                if address:
-                    request._arrived(key, thread)
-                    pointer = InferenceResponse_p.from_buffer_copy(self._answers, place)
-                    response = InferenceResponse.came(pointer, library, parents, request._quick, final, time_ns)
-                else:
-                    response = the_one(Execution(library, key, parents))
-                if failed or not address:
-                    response.raise_for_error()
-            except Error as error:
-                if response is not None:
+            response: InferenceResponse | None
+            error: Error | None = None
+            if address:
+                request._arrived(key, thread)
+                pointer = InferenceResponse_p.from_buffer_copy(self._answers, place)
+                response = InferenceResponse.came(pointer, library, parents, request._quick, final, time_ns)
+                if failed:
+                    error = response.error
                     response.close()
-                if future is not None:
-                    _fail(future, error)
-                continue
-            if future is None:  # it was cancelled
-                response.close()
             else:
-                _answer(future, response)
+                response, error = _outcome(Execution(library, key, parents))
+            _settle(future, response, error)
 
 
 def _outcome(execution: Execution) -> tuple[InferenceResponse | None, Error | None]:
@@ -202,18 +188,16 @@ def _outcome(execution: Execution) -> tuple[InferenceResponse | None, Error | No
     return response, None
 
 
-def _settle(future: _Future, response: InferenceResponse | None, error: Error | None) -> None:
+def _settle(future: _Future | None, response: InferenceResponse | None, error: Error | None) -> None:
+    """What came goes to the future; without one, or when it was cancelled, to nobody."""
     if error is not None:
-        _fail(future, error)
+        if future is not None:
+            _fail(future, error)
     elif response is not None:
-        _answer(future, response)
-
-
-def _answer(future: _Future, response: InferenceResponse) -> None:
-    if future.done():  # it was cancelled
-        response.close()
-    else:
-        future.set_result(response)
+        if future is None or future.done():
+            response.close()
+        else:
+            future.set_result(response)
 
 
 def _fail(future: _Future, error: Exception) -> None:

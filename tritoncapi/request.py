@@ -373,13 +373,7 @@ class InferenceRequest(Handle):
         with self._lock:
             mine = not self._running  # else a signal's handler is here, in the midst of another one
             try:
-                wanted = self._server._default_allocator if allocator is None else allocator
-                if self._idle and wanted is not None and wanted is self._chosen:  # as it was left last time
-                    wanted.pointer  # noqa: B018 - raises when it is closed
-                    self._idle = False
-                    self._running = True
-                else:
-                    self._make_ready(allocator)
+                self._make_ready(allocator)
                 error = self._library.native.call_run(self._run_at)
                 if error:
                     self._running = False
@@ -418,11 +412,17 @@ class InferenceRequest(Handle):
             response.close()
         self._collect()
 
-    def _make_ready(self, allocator: Allocator | None) -> Allocator:
+    def _make_ready(self, allocator: Allocator | None) -> None:
         """Fills ``_run`` for a native call, in which the request is in flight; the lock is held.
 
         Raises ClosedError, InFlightError.
         """
+        wanted = self._server._default_allocator if allocator is None else allocator
+        if self._idle and wanted is not None and wanted is self._chosen:  # as it was left last time
+            wanted.pointer  # noqa: B018 - raises when it is closed
+            self._idle = False
+            self._running = True
+            return
         self._own_run()
         if self._execution is not None:
             if not self._execution.done:
@@ -444,7 +444,6 @@ class InferenceRequest(Handle):
         run.timeout_ns = _FIRST_WAIT_NS
         self._idle = False
         self._running = True
-        return chosen
 
     def _is_within(self) -> bool:
         """Whether a native call has it now."""
@@ -466,7 +465,7 @@ class InferenceRequest(Handle):
         return True
 
     def _collect(self) -> Execution | None:
-        """After the native call: the execution that goes on, or None, and then ``_answer`` takes the response."""
+        """After the native call: the execution that goes on, or None when it was answered or refused."""
         run = self._run
         key, run.key = run.key, 0
         if key:

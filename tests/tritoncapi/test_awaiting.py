@@ -326,3 +326,21 @@ def test_loops_closed_with_tasks_that_wait_go(server: tc.Server) -> None:
         once()
         gc.collect()
     assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
+def test_a_call_that_is_used_again_before_its_key_is_collected(server: tc.Server, tools: Any) -> None:
+    async def main() -> None:
+        first, second = server.request("add_sub", pair()), server.request("add_sub", pair())
+        with second:
+            task = asyncio.ensure_future(first.infer_await())
+            await asyncio.sleep(0)
+            assert tools.wait_for(lambda: not first.in_flight)
+            first.close()  # the answer is handed over; the key of its call still waits to be collected
+            waiting = second.infer_await()
+            future = waiting.send(None)  # posted, before the loop looks at what came
+            assert tools.wait_for(lambda: not second.in_flight)
+            (await task).close()
+            (await asyncio.wait_for(future, 20)).close()
+            waiting.close()
+
+    asyncio.run(main())

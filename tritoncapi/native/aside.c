@@ -34,9 +34,9 @@ static bool put_aside(struct tc_run *run, TRITONSERVER_InferenceResponse *respon
          atomic_compare_exchange_strong(&run->aside, &none, response);
 }
 
-/* Deletes a response to this request, with outputs that this allocator of ours gave; or leaves that to the thread that brings the next
- * one: it made it, and deletes and makes the quickest what stays in its caches. The request holds the model meanwhile.
- * Not where there is much to hold; nor without a run, for a request that has gone. The error is the caller's. */
+/* Deletes a response to this request, with outputs that this allocator of ours gave; or leaves that to the thread that
+ * brings the next one: it made it, and deletes and makes the quickest what stays in its caches. The request holds the
+ * model meanwhile. Not where there is much to hold; nor without a run, for a request that has gone. The error is the caller's. */
 TRITONSERVER_Error *tc_run_put_aside(
     struct tc_run *run, TRITONSERVER_InferenceResponse *response, struct tc_allocator *allocator) {
   if (run && tc_allocator_live_bytes(allocator) <= PLENTY && put_aside(run, response)) return NULL;

@@ -218,20 +218,20 @@ TRITONSERVER_Error *tc_calls_exhausted(void) {
   return tc_triton.ErrorNew(TC_ERROR_UNAVAILABLE, "out of memory for calls");
 }
 
-static bool is_met(const struct tc_call *call, int until_done) {
-  return call->state.done || (!until_done && call->head != call->tail);
+static bool is_met(const struct tc_call *call, uint64_t key, int until_done) {
+  return call->key == key && (call->state.done || (!until_done && call->head != call->tail));
 }
 
 /* Waits until it is met, the call is closed, or the time is over; the call's lock is held. */
 static bool wait_for(struct tc_call *call, uint64_t key, int until_done, int64_t timeout_ns) {
-  if (is_met(call, until_done) || timeout_ns == 0) return is_met(call, until_done);
+  if (is_met(call, key, until_done) || timeout_ns == 0) return is_met(call, key, until_done);
   int64_t deadline = tc_deadline_after(timeout_ns);
   uint32_t *waiters = until_done ? &call->wait_done : &call->wait_any;
   (*waiters)++;
-  while (call->key == key && !is_met(call, until_done))
+  while (call->key == key && !is_met(call, key, until_done))
     if (!tc_wait_until(&call->changed, &call->lock, deadline)) break;
   (*waiters)--;
-  return call->key == key && is_met(call, until_done);
+  return is_met(call, key, until_done);
 }
 
 /* Waits until the calls of a group are all done, or the time is over. Those that are not have left it then. */

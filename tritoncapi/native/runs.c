@@ -1,4 +1,4 @@
-/* Runs: one request, or many, in one call from Python: submitted, waited for, answered. */
+/* Runs: one request in one call from Python, submitted, waited for, answered; or posted, its answer for an inbox. */
 #define _GNU_SOURCE
 #include "runs.h"
 
