@@ -4,9 +4,10 @@
  *
  * The model takes INPUT0 and INPUT1, INT32 of shape [1, ELEMENTS]; with GPU they and the outputs are there. Each line on standard input is a run:
  *
- *   THREADS CONCURRENCY SECONDS
+ *   THREADS CONCURRENCY SECONDS TOGETHER
  *
  * THREADS threads keep CONCURRENCY prepared requests each in flight; with CONCURRENCY 1 that is synchronous inference.
+ * With TOGETHER 1 a thread submits all of them, waits for the last, and submits all again.
  * The answer on standard output: requests, seconds, mean latency (submitted to final response and release) in ns. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -70,6 +71,8 @@ struct worker {
   struct slot *slots;
   server_t *server;
   int concurrency;
+  bool together;
+  atomic_int missing; /* slots, together */
   int64_t until_ns;
   uint64_t requests, latency_ns;
 };
@@ -84,6 +87,7 @@ static void part_came(struct slot *slot) {
   if (atomic_fetch_sub(&slot->missing, 1) != 1) return;
   slot->end_ns = now();
   struct worker *worker = slot->worker;
+  if (worker->together && atomic_fetch_sub(&worker->missing, 1) != 1) return;
   pthread_mutex_lock(&worker->lock);
   slot->next = worker->done;
   worker->done = slot;
@@ -184,16 +188,35 @@ static void submit(struct slot *slot) {
   check(infer_async(slot->worker->server, slot->request, NULL), "ServerInferAsync");
 }
 
+static struct slot *wait_for_slots(struct worker *worker) {
+  pthread_mutex_lock(&worker->lock);
+  while (!worker->done) pthread_cond_wait(&worker->changed, &worker->lock);
+  struct slot *slot = worker->done;
+  worker->done = NULL;
+  pthread_mutex_unlock(&worker->lock);
+  return slot;
+}
+
+static void *work_together(void *argument) {
+  struct worker *worker = argument;
+  int count = worker->concurrency;
+  while (now() < worker->until_ns) {
+    atomic_store(&worker->missing, count);
+    for (int i = 0; i < count; i++) submit(&worker->slots[i]);
+    wait_for_slots(worker); /* the last one */
+    for (int i = 0; i < count; i++)
+      worker->latency_ns += (uint64_t)(worker->slots[i].end_ns - worker->slots[i].submit_ns);
+    worker->requests += (uint64_t)count;
+  }
+  return NULL;
+}
+
 static void *work(void *argument) {
   struct worker *worker = argument;
   int flying = worker->concurrency;
   for (int i = 0; i < flying; i++) submit(&worker->slots[i]);
   while (flying) {
-    pthread_mutex_lock(&worker->lock);
-    while (!worker->done) pthread_cond_wait(&worker->changed, &worker->lock);
-    struct slot *slot = worker->done;
-    worker->done = NULL;
-    pthread_mutex_unlock(&worker->lock);
+    struct slot *slot = wait_for_slots(worker);
     bool over = now() >= worker->until_ns;
     for (struct slot *next; slot; slot = next) {
       next = slot->next;
@@ -258,7 +281,9 @@ static request_t *prepare(server_t *server, allocator_t *allocator, const char *
   return request;
 }
 
-static void run(server_t *server, allocator_t *allocator, const char *model, int threads, int each, double seconds) {
+static void run(
+    server_t *server, allocator_t *allocator, const char *model, int threads, int each, double seconds,
+    bool together) {
   struct worker *workers = calloc((size_t)threads, sizeof *workers);
   if (!workers) abort();
   for (int i = 0; i < threads; i++) {
@@ -267,6 +292,7 @@ static void run(server_t *server, allocator_t *allocator, const char *model, int
     pthread_cond_init(&worker->changed, NULL);
     worker->server = server;
     worker->concurrency = each;
+    worker->together = together;
     worker->slots = calloc((size_t)each, sizeof *worker->slots);
     if (!worker->slots) abort();
     for (int j = 0; j < each; j++) {
@@ -277,7 +303,7 @@ static void run(server_t *server, allocator_t *allocator, const char *model, int
   int64_t began = now();
   for (int i = 0; i < threads; i++) {
     workers[i].until_ns = began + (int64_t)(seconds * 1e9);
-    if (pthread_create(&workers[i].thread, NULL, work, &workers[i])) abort();
+    if (pthread_create(&workers[i].thread, NULL, together ? work_together : work, &workers[i])) abort();
   }
   uint64_t requests = 0, latency_ns = 0;
   for (int i = 0; i < threads; i++) {
@@ -317,10 +343,10 @@ int main(int count, char **arguments) {
   check(TRITON(error_t *, ResponseAllocatorNew, allocator_t **, void *, void *, void *)(
             &allocator, (void *)allocate, (void *)give_back, NULL),
         "the allocator");
-  int threads, each;
+  int threads, each, together;
   double seconds;
-  while (scanf("%d %d %lf", &threads, &each, &seconds) == 3)
-    run(server, allocator, arguments[4], threads, each, seconds);
+  while (scanf("%d %d %lf %d", &threads, &each, &seconds, &together) == 4)
+    run(server, allocator, arguments[4], threads, each, seconds, together);
   check(TRITON(error_t *, ServerStop, server_t *)(server), "stopping");
   check(TRITON(error_t *, ServerDelete, server_t *)(server), "deleting the server");
   check(TRITON(error_t *, ResponseAllocatorDelete, allocator_t *)(allocator), "deleting the allocator");

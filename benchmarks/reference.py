@@ -43,11 +43,11 @@ class CLoop:
             env={**os.environ, "LD_LIBRARY_PATH": libraries},
         )
 
-    def run(self, threads: int, concurrency: int, seconds: float) -> Run:
-        """``threads`` keep ``concurrency`` requests each in flight."""
+    def run(self, threads: int, concurrency: int, seconds: float, *, together: bool = False) -> Run:
+        """``threads`` keep ``concurrency`` requests each in flight; or send as many ``together``, and wait for all."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{threads} {concurrency} {seconds}\n")
+        self._process.stdin.write(f"{threads} {concurrency} {seconds} {int(together)}\n")
         self._process.stdin.flush()
         words = self._process.stdout.readline().split()
         if len(words) != 3:

@@ -19,6 +19,7 @@ from ._types import ErrorCode, MemoryType
 from .errors import Error, TritonError
 from .memory import Buffer
 from .place import CPU, Place
+from .roster import Roster
 
 Rule = Place | Literal["preferred"] | TritonError
 """Where a tensor goes: a place, where Triton prefers it, or an error that the allocation shall fail with."""
@@ -104,7 +105,8 @@ class ResponseAllocator(_AllocatorHandle):
     ``cuda_ipc`` gives GPU buffers a CUDA IPC handle (through the buffer-attributes callback). ``poison`` is a byte that
     new buffers are filled with, so that memory nobody wrote cannot pass for an answer. With ``reuse`` buffers that come
     back are kept for outputs of the same size and place, until ``close()``: a CUDA allocation costs more than most
-    requests. ``reserve()`` makes some beforehand.
+    requests. ``reserve()`` makes some beforehand. Without records, small outputs of a prepared request may stay out
+    after their response was closed, up to 1 MiB in all: until the next answer, or until somebody looks at ``counts``.
     """
 
     noun = "response allocator"
@@ -127,6 +129,11 @@ class ResponseAllocator(_AllocatorHandle):
         #: Whether buffers that come back are kept for later outputs.
         self.reuse = reuse
         self._before_look: Callable[[], None] | None = None  # makes that come back what nobody has any more
+        #: Requests whose closed responses may hold buffers of this for a while; None: closed ones hold none.
+        self._senders: Roster | None = None
+        if reuse and not keep_records:
+            self._senders = Roster(library)
+            self._before_look = self._senders.clear_aside
         if not self._state:
             raise MemoryError("no memory for a response allocator")
         try:

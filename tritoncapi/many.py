@@ -61,7 +61,8 @@ class Responses(Sequence[InferenceResponse]):
             answer.response = None
             server, batch = self._server, self._batch
             parents = batch.chosen, server
-            quick = batch.requests[number]._quick if batch.quick else None
+            request = batch.requests[number]  # which may have been sent with another allocator since
+            quick = (request._run_at, batch.chosen.userp, request._run) if batch.quick else None
             found = InferenceResponse.came(pointer, server.library, parents, quick, answer.final, answer.time_ns)
             self._made[number] = found
         return found
@@ -120,7 +121,7 @@ class Batch:
     def __init__(self, server: Server, requests: list[InferenceRequest], chosen: Allocator) -> None:
         self.requests = requests
         self.chosen = chosen
-        self.quick = chosen is server._default_allocator
+        self.quick = chosen is server._default_allocator or getattr(chosen, "_senders", None) is not None
         self.runs = (ctypes.c_void_p * len(requests))(*[request._run_at for request in requests])
         self.idle: list[_Sending] = []
 

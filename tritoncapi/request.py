@@ -77,7 +77,7 @@ class InferenceRequest(Handle):
             raise ValueError(f"a model's version is -1 to 2**63 - 1, not {version}")
         pointer = server.library.api.InferenceRequestNew(server.pointer, c_name(model, "a model's"), version)
         self._own(server, model, pointer)
-        server._adopt(self)
+        server._requests.add(self)
 
     @classmethod
     def started(
@@ -87,7 +87,7 @@ class InferenceRequest(Handle):
         request = cls.__new__(cls)
         request._own(server, model, pointer)
         request._held, request._execution = held, execution
-        server._adopt(request)  # now: a server that stops closes it
+        server._requests.add(request)  # now: a server that stops closes it
         return request
 
     def _own(self, server: Server, model: str, pointer: Any) -> None:
@@ -436,14 +436,21 @@ class InferenceRequest(Handle):
         chosen: Allocator = allocator if allocator is not None else self._server.default_allocator
         run = self._run
         run.allocator, run.allocator_userp = chosen.pointer, chosen.userp
-        self._chosen = chosen
-        if chosen is self._server._default_allocator:
-            self._quick = self._run_at, run.allocator_userp, run
-        else:
-            self._quick = NOWHERE if getattr(chosen, "reuse", False) else None
+        if chosen is not self._chosen:
+            self._chosen = chosen
+            self._quick = self._place_aside(chosen)
         run.timeout_ns = _FIRST_WAIT_NS
         self._idle = False
         self._running = True
+
+    def _place_aside(self, chosen: Allocator) -> Quick | None:
+        """Where a response with outputs of this allocator may be put aside; the allocator finds it again."""
+        if chosen is not self._server._default_allocator:  # that one finds all requests
+            senders = getattr(chosen, "_senders", None)
+            if senders is None:
+                return NOWHERE if getattr(chosen, "reuse", False) else None
+            senders.add(self)
+        return self._run_at, chosen.userp, self._run
 
     def _is_within(self) -> bool:
         """Whether a native call has it now."""

@@ -139,14 +139,14 @@ class InferenceResponse(Handle):
     def close(self) -> None:
         """Deletes it. Closing again does nothing. Views of its outputs stay valid: they then hold its buffers."""
         quick = self._quick
-        if quick is None or self._lease is not None:
+        self._rows = self._made = None  # with the outputs that nobody else has
+        if quick is None or (self._lease is not None and self._lease() is not None):
             super().close()
             return
         with _taking:
             pointer, self._pointer = self._pointer, None
         if pointer is None:
             return
-        self._rows = self._made = None
         error = self._library.native.run_put_aside(quick[0], pointer, quick[1])
         if error:
             self._pointer = pointer

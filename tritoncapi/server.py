@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from .parameter import ParameterValue, parameter_array
 from .place import CPU
 from .request import InferenceRequest, InputData
 from .response import InferenceResponse
+from .roster import Roster
 from .trace import Trace
 from .traffic import Traffic, close_all
 from .waiting import asleep, foreign_threads, wait_for
@@ -91,7 +92,7 @@ class Server(Handle):
         self.library = library or load()
         self.options = options
         self._api = self.library.api
-        self._requests: weakref.WeakSet[InferenceRequest] = weakref.WeakSet()
+        self._requests = Roster(self.library)
         self._traffics: weakref.WeakSet[Traffic] = weakref.WeakSet()
         self._default_allocator: ResponseAllocator | None = None
         self._lock = threading.Lock()
@@ -230,7 +231,7 @@ class Server(Handle):
         with self._lock:
             if self._default_allocator is None:
                 made = ResponseAllocator(CPU, keep_records=False, library=self.library)
-                made._before_look = _clearing(self.library, self._requests, self._lock)
+                made._before_look = self._requests.clear_aside
                 self._default_allocator = made
             return self._default_allocator
 
@@ -345,9 +346,7 @@ class Server(Handle):
         deadline = time.monotonic() + timeout
         close_all(self._traffics)
         self._one_call.close(timeout)
-        with self._lock:  # other threads may be making requests
-            requests = list(self._requests)
-        for request in requests:
+        for request in self._requests.all():
             request.close()
         unanswered = dispatcher(self.library).wait(self, timeout)
         self._unload_all(max(0.0, deadline - time.monotonic()))
@@ -392,10 +391,6 @@ class Server(Handle):
             what.append(f"{held} output buffer(s) are held: close the responses, and drop views of them, first")
         return "; ".join(what) or "no model is loaded"
 
-    def _adopt(self, request: InferenceRequest) -> None:
-        with self._lock:
-            self._requests.add(request)
-
     def _loaded(self, model: str) -> None:
         """It is not known on which thread the model will answer."""
         with self._lock:
@@ -414,7 +409,7 @@ class Server(Handle):
             return
         for traffic in list(self._traffics):
             traffic.tell_threads()
-        for request in list(self._requests):
+        for request in self._requests.all():
             execution = request._execution
             if execution is not None:
                 self._heard(request.model, execution.thread)
@@ -480,17 +475,3 @@ class Server(Handle):
         value = self._json(message)
         assert isinstance(value, dict)
         return value
-
-
-def _clearing(
-    library: Library, requests: weakref.WeakSet[InferenceRequest], lock: threading.Lock
-) -> Callable[[], None]:
-    """What deletes the responses that these requests have put aside; without a reference to their server."""
-
-    def clear() -> None:
-        with lock:
-            found = list(requests)
-        for request in found:
-            library.native.run_clear(request._run, False)
-
-    return clear

@@ -27,6 +27,14 @@ def pair(left: int = 1, right: int = 2) -> dict[str, Any]:
     return {"INPUT0": np.array([left], np.int32), "INPUT1": np.array([right], np.int32)}
 
 
+@pytest.fixture(autouse=True, params=["few cores", "many cores"])
+def _cores(library: tc.Library, request: pytest.FixtureRequest) -> Iterator[None]:
+    """With cores to spare, who waits for many looks for the last answers itself."""
+    library.native.cores_set(1000 if request.param == "many cores" else 2)
+    yield
+    library.native.cores_set(0)
+
+
 @pytest.fixture
 def requests(server: tc.Server) -> Iterator[list[tc.InferenceRequest]]:
     """64 requests, each with values of its own."""
@@ -399,6 +407,70 @@ def test_an_answer_of_another_allocator_in_between(server: tc.Server) -> None:
             request.infer(allocator=allocator).close()
             assert allocator.counts.live == 0
     assert server.default_allocator.counts.live == 0
+
+
+@contextmanager
+def pooled() -> Iterator[tc.ResponseAllocator]:
+    with tc.ResponseAllocator(reuse=True, keep_records=False) as allocator:
+        yield allocator
+
+
+def test_those_of_an_allocator_that_keeps_buffers_are_put_aside_too(
+    server: tc.Server, requests: list[tc.InferenceRequest]
+) -> None:
+    with pooled() as allocator:
+        for _ in range(5):
+            with server.infer_many(requests, allocator=allocator) as responses:
+                assert sums(responses) == [value + 100 for value in range(64)]
+            assert all(request._run.aside for request in requests)
+        assert allocator.counts.live == allocator.counts.live_bytes == 0
+        assert not any(request._run.aside for request in requests)
+        assert allocator.counts.allocations - allocator.counts.reused == 2 * 2 * 64, "those put aside, and the next"
+        requests[0].infer(allocator=allocator).close()
+        assert requests[0]._run.aside
+        requests[0].infer().close()  # with another allocator, to the same request
+        assert requests[0]._run.aside
+        requests[1].infer(allocator=allocator).close()
+    # It closes, although the last one had been put aside.
+
+
+def test_with_records_none_are(server: tc.Server) -> None:
+    with (
+        server.request("add_sub", pair()) as request,
+        tc.ResponseAllocator(reuse=True) as recording,
+        tc.ResponseAllocator(keep_records=False) as plain,
+    ):
+        for allocator in (recording, plain):
+            request.infer(allocator=allocator).close()
+            server.infer_many([request], allocator=allocator).close()
+            assert not request._run.aside
+        assert all(record.released_ns for record in recording.records)
+
+
+def test_responses_closed_after_their_allocator(server: tc.Server) -> None:
+    """An error has no buffers: nothing keeps its allocator open."""
+    wrong = {"INPUT0": np.array([1], np.int32), "INPUT1": np.array([1, 2], np.int32)}
+    with server.request("add_sub", wrong) as request:
+        for _ in range(5):
+            with pooled() as allocator:
+                many = server.infer_many([request, *()], allocator=allocator)
+                assert many.failed == [0]
+                one = many[0]
+            with pooled():  # which may have its memory
+                one.close()
+                many.close()
+
+
+def test_views_of_one_that_was_closed_keep_it(server: tc.Server) -> None:
+    with server.request("add_sub", pair()) as request, pooled() as allocator:
+        response = request.infer(allocator=allocator)
+        view = response["OUTPUT0"].numpy()
+        response.close()
+        for value in range(20):
+            request.set_input("INPUT1", np.array([value + 50], np.int32))
+            request.infer(allocator=allocator).close()
+        assert view[0] == 3
+        del view, response
 
 
 def test_waiting_for_a_slow_model_takes_no_time_of_the_cpu(

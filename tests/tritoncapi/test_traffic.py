@@ -436,12 +436,12 @@ def test_it_never_takes_the_interpreter_lock(server: tc.Server) -> None:
 
 
 def test_requests_do_not_leak(server: tc.Server) -> None:
-    before = len(server._requests)
+    before = len(server._requests.all())
     for _ in range(20):
         tc.Traffic(server, ADD_SUB, concurrency=16, threads=2, requests=100).run()
     with pytest.raises(NotFoundError):
         tc.Traffic(server, [ADD_SUB, tc.Target("nobody", ONE)])
-    assert len(server._requests) == before
+    assert len(server._requests.all()) == before
     assert not server._traffics
 
 

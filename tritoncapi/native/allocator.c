@@ -73,7 +73,23 @@ struct tc_allocator {
   _Atomic uint64_t starts, queries, attributes, failures, free_failures;
   _Alignas(64) _Atomic uint64_t sequence, live_bytes, peak_bytes;
   struct shard shards[SHARDS];
+  struct tc_allocator *next; /* of those that are gone */
 };
+
+/* Memory of allocators is never given back, only used again: who closes a response may ask an allocator that has gone
+ * meanwhile how much is out. */
+static struct {
+  pthread_mutex_t lock;
+  struct tc_allocator *first;
+} gone = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static struct tc_allocator *take_one(void) {
+  pthread_mutex_lock(&gone.lock);
+  struct tc_allocator *allocator = gone.first;
+  if (allocator) gone.first = allocator->next;
+  pthread_mutex_unlock(&gone.lock);
+  return allocator ? allocator : aligned_alloc(ALIGNMENT, sizeof *allocator);
+}
 
 static struct shard *own_shard(struct tc_allocator *allocator) {
   static _Atomic uint32_t threads;
@@ -83,9 +99,14 @@ static struct shard *own_shard(struct tc_allocator *allocator) {
 }
 
 struct tc_allocator *tc_allocator_new(int keep, int ipc, int poison, int reuse) {
-  struct tc_allocator *allocator = aligned_alloc(ALIGNMENT, sizeof *allocator);
+  struct tc_allocator *allocator = take_one();
   if (!allocator) return NULL;
-  memset(allocator, 0, sizeof *allocator);
+  allocator->rules = NULL;
+  allocator->names = (struct tc_names){0};
+  atomic_store(&allocator->live_bytes, 0);
+  allocator->starts = allocator->queries = allocator->attributes = allocator->failures = allocator->free_failures = 0;
+  allocator->sequence = allocator->peak_bytes = 0;
+  memset(allocator->shards, 0, sizeof allocator->shards);
   for (size_t i = 0; i < SHARDS; i++) tc_lock_init(&allocator->shards[i].lock);
   allocator->keep = keep != 0;
   allocator->reuse = reuse != 0;
@@ -412,6 +433,9 @@ uint64_t tc_allocator_delete(struct tc_allocator *allocator) {
     tc_pool_drain(&shard->pool);
     pthread_mutex_destroy(&shard->lock);
   }
-  free(allocator);
+  pthread_mutex_lock(&gone.lock);
+  allocator->next = gone.first;
+  gone.first = allocator;
+  pthread_mutex_unlock(&gone.lock);
   return 0;
 }

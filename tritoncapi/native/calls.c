@@ -50,14 +50,10 @@ static void file_event(struct tc_call *call, struct tc_event event) {
   call->events[call->tail++] = event;
 }
 
-/* Under the call's lock, as whoever waits for the group and goes early takes the call out of it: so the group is there.
- * Returns the futex to wake when this was the last, or NULL; waking it when the group has just gone harms nobody. */
 static _Atomic uint32_t *leave_group(struct tc_call *call) {
   struct tc_group *group = call->group;
   call->group = NULL;
-  if (atomic_fetch_sub(&group->left, 1) != 1) return NULL;
-  atomic_store_explicit(&group->over, 1, memory_order_release);
-  return &group->over;
+  return tc_group_leave(group);
 }
 
 /* Wakes those who wait for what came, and lets the call's lock go. One who waits for the end is not woken for each part
@@ -160,7 +156,7 @@ TRITONSERVER_Error *tc_call_prepare(
     void *allocator_userp, struct tc_inbox *inbox, struct tc_group *group, TRITONSERVER_InferenceResponse *old,
     uint64_t *key) {
   if (inbox) tc_inbox_hold(inbox);
-  if (group) atomic_fetch_add(&group->left, 1);
+  if (group) tc_group_add(group);
   pthread_mutex_lock(&call->lock);
   uint64_t mine = call->key = call->next_key;
   call->next_key += UINT64_C(1) << TC_NUMBER_BITS;
@@ -234,15 +230,11 @@ static bool wait_for(struct tc_call *call, uint64_t key, int until_done, int64_t
   return is_met(call, key, until_done);
 }
 
-/* Waits until the calls of a group are all done, or the time is over. Those that are not have left it then. */
-void tc_group_wait(struct tc_group *group, struct tc_call **calls, size_t count, int64_t deadline) {
-  if (atomic_fetch_sub(&group->left, 1) == 1) return;
-  while (!atomic_load_explicit(&group->over, memory_order_acquire))
-    if (!tc_futex_wait(&group->over, 0, deadline)) break;
-  if (atomic_load_explicit(&group->over, memory_order_acquire)) return;
+/* Those that are not done leave their group, which nobody waits for any more. */
+void tc_calls_ungroup(struct tc_call **calls, size_t count) {
   for (size_t i = 0; i < count; i++) {
     pthread_mutex_lock(&calls[i]->lock);
-    if (calls[i]->group == group) calls[i]->group = NULL;
+    calls[i]->group = NULL;
     pthread_mutex_unlock(&calls[i]->lock);
   }
 }

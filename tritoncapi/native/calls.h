@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+#include "group.h"
 #include "notices.h"
 #include "triton.h"
 
@@ -27,12 +28,6 @@ struct tc_state {
 };
 
 enum { TC_FEW = 2 }; /* events: more are the exception */
-
-/* Calls that are waited for together. */
-struct tc_group {
-  _Atomic uint32_t left; /* calls that are not done, and one more until they are waited for */
-  _Atomic uint32_t over; /* a futex: none is left */
-};
 
 struct tc_call {
   _Alignas(64) pthread_mutex_t lock;
@@ -75,7 +70,7 @@ TRITONSERVER_Error *tc_call_begin(
     struct tc_call *call, TRITONSERVER_Server *server, TRITONSERVER_InferenceRequest *request,
     TRITONSERVER_ResponseAllocator *allocator, void *allocator_userp, TRITONSERVER_InferenceTrace *trace,
     struct tc_inbox *inbox, TRITONSERVER_InferenceResponse *old, uint64_t *key);
-void tc_group_wait(struct tc_group *group, struct tc_call **calls, size_t count, int64_t deadline);
+void tc_calls_ungroup(struct tc_call **calls, size_t count);
 bool tc_call_take_answer(struct tc_call *call, uint64_t key, int64_t timeout_ns, struct tc_answer *answer);
 bool tc_call_await_answer(struct tc_call *call, uint64_t key, int64_t timeout_ns, struct tc_answer *answer);
 struct tc_call *tc_call_named(uint64_t key);

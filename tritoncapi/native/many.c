@@ -3,7 +3,7 @@
 #include "futex.h"
 #include "runs.h"
 
-enum { TOGETHER = 64 };
+enum { FIRST = 4, TOGETHER = 64 };
 
 static void let_go(struct tc_run *run, uint32_t state) {
   if (atomic_exchange(&run->state, state) == TC_WANTED) tc_futex_wake(&run->state);
@@ -47,8 +47,8 @@ static void note_thread(struct tc_run *run, int64_t thread) {
   run->thread_count = known + 1;
 }
 
-/* Submits them one right after the other, so that Triton's threads find the next one and need not be woken for each.
- * `*begun` are out; the calls of the others are as they were. */
+/* Submits them one right after the other, so that Triton's threads find the next one and need not be woken for each; the
+ * first few before the others are prepared, so that these threads wake up meanwhile. `*begun` are out; the calls of the others are as they were. */
 static TRITONSERVER_Error *begin_all(const struct tc_many *many, struct tc_group *group, size_t *begun) {
   struct tc_run **runs = many->runs;
   struct tc_call **calls = many->calls;
@@ -57,7 +57,7 @@ static TRITONSERVER_Error *begin_all(const struct tc_many *many, struct tc_group
   size_t prepared = 0;
   uint64_t keys[TOGETHER];
   for (*begun = 0; *begun < count && !error;) {
-    size_t end = count - *begun < TOGETHER ? count : *begun + TOGETHER;
+    size_t most = *begun ? TOGETHER : FIRST, end = count - *begun < most ? count : *begun + most;
     for (prepared = *begun; prepared < end && !error;) {
       struct tc_run *run = runs[prepared];
       run->answer.response = NULL;
@@ -83,6 +83,16 @@ static TRITONSERVER_Error *begin_all(const struct tc_many *many, struct tc_group
   return error;
 }
 
+/* Takes the answer, if it is whole and was not taken before: no answer has a response then. Says whether it is taken. */
+static bool take(const struct tc_many *many, size_t i) {
+  struct tc_run *run = many->runs[i];
+  struct tc_answer *answer = &many->answers[i];
+  if (answer->response) return true;
+  if (!tc_call_take_answer(many->calls[i], run->key, 0, answer)) return false;
+  note_thread(run, answer->thread);
+  return true;
+}
+
 /* All are submitted before one is waited for. Returns what Triton refused one with; the later ones are then not
  * submitted, those before it are answered as usual. */
 TRITONSERVER_Error *tc_many_run(struct tc_many *many) {
@@ -95,15 +105,18 @@ TRITONSERVER_Error *tc_many_run(struct tc_many *many) {
     return NULL;
   }
   int64_t deadline = tc_deadline_after(many->timeout_ns);
-  struct tc_group group = {.left = 1};
+  struct tc_group group;
+  tc_group_open(&group, count);
   TRITONSERVER_Error *error = begin_all(many, &group, &begun);
   many->submitted = begun;
-  tc_group_wait(&group, many->calls, begun, deadline);
+  if (tc_group_wait_for_few(&group, deadline))
+    for (size_t i = 0; i < begun; i++)
+      if (atomic_load_explicit(&many->calls[i]->over, memory_order_acquire)) take(many, i);
+  if (!tc_group_wait(&group, deadline)) tc_calls_ungroup(many->calls, begun);
   for (size_t i = 0; i < count; i++) {
     struct tc_run *run = many->runs[i];
-    bool whole = i >= begun || tc_call_take_answer(many->calls[i], run->key, 0, &many->answers[i]);
+    bool whole = i >= begun || take(many, i);
     if (whole) {
-      if (i < begun) note_thread(run, many->answers[i].thread);
       tc_run_set_key(run, 0);
       many->calls[done++] = many->calls[i];
     } else {
@@ -111,6 +124,7 @@ TRITONSERVER_Error *tc_many_run(struct tc_many *many) {
     }
     let_go(run, whole && many->ready ? TC_READY : TC_OWNED);
   }
+  tc_group_close(&group);
   tc_calls_put_back(many->calls, done);
   return error;
 }

@@ -1,42 +1,42 @@
 /* Patience: how to wait for an answer that is likely to come soon. */
 #define _GNU_SOURCE
+#include "patience.h"
+
 #include <sched.h>
 
 #include "calls.h"
 
 static atomic_int waiting; /* threads, for a whole answer */
 
-static const int64_t MOMENT_NS = 80000;
-enum { LOOKS = 16 };
-
 struct patience {
   int64_t since_ns, usual_ns;
 };
 
-static void pause_briefly(void) {
-#if defined __x86_64__
-  __builtin_ia32_pause();
-#elif defined __aarch64__
-  __asm__ volatile("yield");
-#endif
-}
+static atomic_int cores;
 
-/* A thread that sleeps is woken late, and costs the one that wakes it a system call: as much as a small model's whole
- * answer takes. So who waits for one that has been quick so far looks again and again for a moment, unless as many
- * others wait as there are cores to spare. */
-static void look_for_a_moment(struct tc_call *call, struct patience *patience) {
-  static atomic_int cores;
+/* For tests, and for who knows better; 0: to be counted. */
+void tc_cores_set(int count) { atomic_store(&cores, count); }
+
+int tc_cores(void) {
   int known = atomic_load_explicit(&cores, memory_order_relaxed);
   if (!known) {
     cpu_set_t set;
     known = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
     atomic_store_explicit(&cores, known, memory_order_relaxed);
   }
-  if (patience->usual_ns > MOMENT_NS || 2 * atomic_load_explicit(&waiting, memory_order_relaxed) > known) return;
-  for (int64_t end = patience->since_ns + MOMENT_NS; tc_now() < end;)
-    for (int i = 0; i < LOOKS; i++) {
+  return known;
+}
+
+/* A thread that sleeps is woken late, and costs the one that wakes it a system call: as much as a small model's whole
+ * answer takes. So who waits for one that has been quick so far looks again and again for a moment, unless as many
+ * others wait as there are cores to spare. */
+static void look_for_a_moment(struct tc_call *call, struct patience *patience) {
+  int others = 2 * atomic_load_explicit(&waiting, memory_order_relaxed);
+  if (patience->usual_ns > TC_MOMENT_NS || others > tc_cores()) return;
+  for (int64_t end = patience->since_ns + TC_MOMENT_NS; tc_now() < end;)
+    for (int i = 0; i < TC_LOOKS; i++) {
       if (atomic_load_explicit(&call->over, memory_order_acquire)) return;
-      pause_briefly();
+      tc_pause();
     }
 }
 
@@ -49,6 +49,6 @@ bool tc_call_await_answer(struct tc_call *call, uint64_t key, int64_t timeout_ns
   bool whole = tc_call_take_answer(call, key, timeout_ns, answer);
   atomic_fetch_sub_explicit(&waiting, 1, memory_order_relaxed);
   int64_t took = tc_now() - patience.since_ns;
-  patience.usual_ns += ((took < 4 * MOMENT_NS ? took : 4 * MOMENT_NS) - patience.usual_ns) / 4;
+  patience.usual_ns += ((took < 4 * TC_MOMENT_NS ? took : 4 * TC_MOMENT_NS) - patience.usual_ns) / 4;
   return whole;
 }
