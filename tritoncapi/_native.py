@@ -114,6 +114,7 @@ class Run(ctypes.Structure):
     state: int
     thread_count: int
     threads: Any
+    look: int | None
     key: int
     response: int | None
     time_ns: int
@@ -131,6 +132,7 @@ class Run(ctypes.Structure):
         ("state", c_uint32),
         ("thread_count", c_uint32),
         ("threads", c_int64 * RUN_THREADS),
+        ("look", c_void_p),
         ("key", c_uint64),
         ("response", c_void_p),
         ("time_ns", c_int64),

@@ -77,6 +77,56 @@ def _decoded(raw: bytes, shape_at: int, name_at: int) -> _Kind:
     return kind
 
 
+_LOOK = 4  # outputs
+_ADDRESSES = struct.Struct(f"qQ{2 * _LOOK}Q")  # struct tc_look, up to what is known of the outputs
+_Look = ctypes.c_char * (_ADDRESSES.size + 8 + _LOOK * _KIND.size)
+Looked = tuple[int, ...]
+"""Count and version of the outputs, then address and user pointer of each."""
+
+
+class Look:
+    """Outputs of a request's responses, read in the native call that brings the response.
+
+    ``address`` is for that call. Of more than four outputs, or with long names, nothing is read.
+    """
+
+    __slots__ = ("_block", "_kinds", "_version", "address")
+
+    def __init__(self) -> None:
+        self._block = _Look()
+        self.address = ctypes.addressof(self._block)
+        self._version = 0
+        self._kinds: dict[str, tuple[int, _Kind]] = {}
+
+    def take(self) -> Looked:
+        """What the native call has just read."""
+        return _ADDRESSES.unpack_from(self._block)
+
+    def row(self, looked: Looked, name: str) -> Row | None:
+        """One output; None when it is not here, or no longer."""
+        if looked[1] != self._version and not self._learn(looked):
+            return None
+        found = self._kinds.get(name)
+        if found is None:
+            return None
+        index, kind = found
+        return index, looked[2 + 2 * index], looked[3 + 2 * index], kind
+
+    def _learn(self, looked: Looked) -> bool:
+        block = self._block.raw
+        count, version = looked[:2]
+        if count < 0 or _ADDRESSES.unpack_from(block)[1] != version:  # a later response has others
+            return False
+        kinds = {}
+        for index in range(count):
+            at = _ADDRESSES.size + 8 + index * _KIND.size
+            raw = block[at : at + _KIND.size]
+            kind = _kinds.get(raw) or _decoded(raw, 0, 0)
+            kinds[kind.name] = index, kind
+        self._kinds, self._version = kinds, version
+        return True
+
+
 class Output:
     """One output tensor, where the allocator put it.
 
@@ -134,14 +184,13 @@ class Output:
 class Lease:
     """What views of the outputs hold. The response is deleted when it is closed and the last holder is gone."""
 
-    _delete: Callable[[Any], object] | None = None
-    _pointer: Any = None
+    _end: tuple[Any, ...] | None = None
 
-    def end(self, delete: Callable[[Any], object], pointer: Any) -> None:
-        """``delete(pointer)`` is what the last holder's end shall do."""
-        self._pointer = pointer
-        self._delete = delete
+    def end(self, delete: Callable[..., object], *arguments: Any) -> None:
+        """``delete(*arguments)``, with up to three of them, is what the last holder's end shall do; more are kept."""
+        self._end = (delete, *arguments)
 
     def __del__(self) -> None:
-        if self._delete is not None:
-            self._delete(self._pointer)
+        if self._end is not None:
+            delete, *arguments = self._end
+            delete(*arguments[:3])

@@ -24,6 +24,7 @@ from .errors import Error, InFlightError
 from .execution import Execution, InferTimeout
 from .many import Batch, the_one
 from .memory import Buffer
+from .output import Look
 from .parameter import ParameterValue, parameter_type
 from .pending import Abandoned, InferFuture, stream_async
 from .response import NOWHERE, InferenceResponse, Quick
@@ -106,6 +107,7 @@ class InferenceRequest(Handle):
         self._idle = False  # nothing has to be done before it can be sent with the allocator in _run
         self._shared = False  # native code may take it, for a call of many; see _own_run
         self._batch: Batch | None = None  # the last one that it was the first of
+        self._look: Look | None = None  # what infer() reads of its outputs
         self._threads: tuple[int, ...] = ()  # the model answered on these
         self._chosen: Allocator | None = None  # the one in _run
         self._quick: Quick | None = None  # where a response with its outputs may be put aside
@@ -382,6 +384,12 @@ class InferenceRequest(Handle):
                 if not key:
                     response = self._response(InferenceResponse_p.from_buffer_copy(run, RUN_RESPONSE), final, time_ns)
                     run.response = None
+                    look = self._look
+                    if look is not None:
+                        response._looked = look, look.take()
+                    else:
+                        self._look = look = Look()
+                        run.look = look.address
                     if thread not in self._threads:
                         self._answered_on(thread)
                     self._running = False

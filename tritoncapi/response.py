@@ -11,7 +11,7 @@ from ._handle import Handle, _taking
 from ._library import Library
 from ._types import Error_p
 from .errors import Error, TritonError
-from .output import Lease, Output, Row, read_rows
+from .output import Lease, Look, Looked, Output, Row, read_rows
 from .parameter import ParameterValue, read_value
 
 Quick = tuple[int | None, int | None, object]
@@ -29,6 +29,7 @@ class InferenceResponse(Handle):
     noun = "inference response"
     _rows: dict[str, Row] | None = None  # when they were read
     _made: dict[str, Output] | None = None
+    _looked: tuple[Look, Looked] | None = None  # read by the native call that brought it
     _lease: weakref.ref[Lease] | None = None
 
     def __init__(
@@ -103,21 +104,24 @@ class InferenceResponse(Handle):
     @property
     def outputs(self) -> Mapping[str, Output]:
         """The outputs by name, in the response's order."""
-        return {name: self._output(name) for name in self._read()}
+        return {name: self._output(name, row) for name, row in self._read().items()}
 
     def __getitem__(self, name: str) -> Output:
-        rows = self._read()
-        if name not in rows:
-            raise Error(f"the response has no output {name!r}; it has {', '.join(rows) or 'none'}")
-        return self._output(name)
+        looked = self._looked
+        row = looked[0].row(looked[1], name) if looked is not None else None
+        if row is None:
+            rows = self._read()
+            row = rows.get(name)
+            if row is None:
+                raise Error(f"the response has no output {name!r}; it has {', '.join(rows) or 'none'}")
+        return self._output(name, row)
 
     def _read(self) -> dict[str, Row]:
         if self._rows is None:
             self._rows = read_rows(self._library, self.pointer)
         return self._rows
 
-    def _output(self, name: str) -> Output:
-        row = self._read()[name]
+    def _output(self, name: str, row: Row) -> Output:
         made = self._made
         if made is None:
             made = self._made = {}
@@ -139,30 +143,28 @@ class InferenceResponse(Handle):
     def close(self) -> None:
         """Deletes it. Closing again does nothing. Views of its outputs stay valid: they then hold its buffers."""
         quick = self._quick
-        self._rows = self._made = None  # with the outputs that nobody else has
-        if quick is None or (self._lease is not None and self._lease() is not None):
+        if quick is None:
             super().close()
             return
+        self._rows = self._made = self._looked = None  # with the outputs that nobody else has
+        lease = self._lease() if self._lease is not None else None
         with _taking:
             pointer, self._pointer = self._pointer, None
         if pointer is None:
             return
-        error = self._library.native.run_put_aside(quick[0], pointer, quick[1])
+        put_aside = self._library.native.run_put_aside
+        if lease is not None:
+            lease.end(put_aside, quick[0], pointer, quick[1], quick[2])
+            return
+        error = put_aside(quick[0], pointer, quick[1])
         if error:
             self._pointer = pointer
             raise self._library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_InferenceResponseDelete")
 
     def _dispose(self, pointer: Any) -> None:
-        self._rows = self._made = None
+        self._rows = self._made = self._looked = None
         lease = self._lease() if self._lease is not None else None
         if lease is None:
             self._library.api.InferenceResponseDelete(pointer)
-        elif self._quick is None:
-            lease.end(self._library.api.InferenceResponseDelete, pointer)
         else:
-            put_aside, (run, allocator, keep) = self._library.native.run_put_aside, self._quick
-
-            def end(pointer: Any, _keep: object = keep) -> None:  # the run's memory, whoever else has gone
-                put_aside(run, pointer, allocator)
-
-            lease.end(end, pointer)
+            lease.end(self._library.api.InferenceResponseDelete, pointer)

@@ -1,45 +1,59 @@
 /* Outputs: all of a response's in one call from Python. */
 #define _GNU_SOURCE
+#include "outputs.h"
+
+#include <stdbool.h>
 #include <string.h>
 
-#include "triton.h"
-
-enum { DIMS = 8, NAME = 40 };
-
-/* What is the same for an output of each response of its kind stands together, without a byte undefined: Python knows
- * it again by its bytes. */
+/* One output. What is the same for it in each response of its kind stands together, without a byte undefined. */
 struct tc_output {
   const void *base;
   void *userp;
   const int64_t *shape;
   const char *name;
-  struct tc_output_kind {
-    size_t byte_size;
-    uint64_t dims;
-    int64_t device;
-    int32_t datatype, memory_type;
-    int64_t sizes[DIMS];   /* the shape, if it fits, else zeros */
-    char short_name[NAME]; /* the name, if it fits, else empty */
-  } kind;
+  struct tc_output_kind kind;
 };
+
+static TRITONSERVER_Error *read_one(TRITONSERVER_InferenceResponse *response, uint32_t index, struct tc_output *row) {
+  struct tc_output_kind *kind = &row->kind;
+  memset(kind, 0, sizeof *kind);
+  TRITONSERVER_Error *error = tc_triton.InferenceResponseOutput(
+      response, index, &row->name, &kind->datatype, &row->shape, &kind->dims, &row->base, &kind->byte_size,
+      &kind->memory_type, &kind->device, &row->userp);
+  if (error) return error;
+  if (kind->dims && kind->dims <= TC_DIMS) memcpy(kind->sizes, row->shape, kind->dims * sizeof *row->shape);
+  size_t length = strnlen(row->name, TC_NAME);
+  if (length < TC_NAME) memcpy(kind->short_name, row->name, length);
+  return NULL;
+}
 
 /* Fills as many rows as there is room for. Returns how many outputs the response has; -1 when Triton refuses to say. */
 int64_t tc_outputs_read(TRITONSERVER_InferenceResponse *response, struct tc_output *rows, uint32_t room) {
   uint32_t count = 0;
   TRITONSERVER_Error *error = tc_triton.InferenceResponseOutputCount(response, &count);
-  for (uint32_t i = 0; !error && i < count && i < room; i++) {
-    struct tc_output *row = &rows[i];
-    struct tc_output_kind *kind = &row->kind;
-    memset(kind, 0, sizeof *kind);
-    error = tc_triton.InferenceResponseOutput(
-        response, i, &row->name, &kind->datatype, &row->shape, &kind->dims, &row->base, &kind->byte_size,
-        &kind->memory_type, &kind->device, &row->userp);
-    if (error) break;
-    if (kind->dims && kind->dims <= DIMS) memcpy(kind->sizes, row->shape, kind->dims * sizeof *row->shape);
-    size_t length = strnlen(row->name, NAME);
-    if (length < NAME) memcpy(kind->short_name, row->name, length);
-  }
+  for (uint32_t i = 0; !error && i < count && i < room; i++) error = read_one(response, i, &rows[i]);
   if (!error) return count;
   tc_triton.ErrorDelete(error);
   return -1;
+}
+
+/* The outputs of the next response to a request, which mostly differ from those of the last in their addresses alone. */
+void tc_outputs_look(TRITONSERVER_InferenceResponse *response, struct tc_look *look) {
+  uint32_t count = 0;
+  TRITONSERVER_Error *error = tc_triton.InferenceResponseOutputCount(response, &count);
+  bool fits = !error && count <= TC_LOOK, same = fits && count == look->known;
+  for (uint32_t i = 0; fits && i < count; i++) {
+    struct tc_output row;
+    error = read_one(response, i, &row);
+    fits = !error && row.kind.short_name[0] && row.kind.dims <= TC_DIMS;
+    if (!fits) break;
+    look->at[i].base = row.base;
+    look->at[i].userp = row.userp;
+    same = same && !memcmp(&row.kind, &look->kinds[i], sizeof row.kind);
+    if (!same) look->kinds[i] = row.kind;
+  }
+  if (error) tc_triton.ErrorDelete(error);
+  look->known = fits ? count : 0;
+  if (!fits || !same) look->version++;
+  look->count = fits ? count : -1;
 }

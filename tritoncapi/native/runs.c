@@ -20,6 +20,7 @@ TRITONSERVER_Error *tc_call_run(struct tc_run *run) {
   if (!tc_calls_reserve(&call, 1)) return tc_calls_exhausted();
   TRITONSERVER_Error *error = begin_run(run, NULL, call);
   if (!error && !tc_call_await_answer(call, run->key, run->timeout_ns, &run->answer)) return NULL;
+  if (!error && run->look && !run->answer.failed) tc_outputs_look(run->answer.response, run->look);
   tc_run_set_key(run, 0);
   tc_calls_put_back(&call, 1);
   return error;

@@ -4,6 +4,7 @@
 
 #include "allocator.h"
 #include "calls.h"
+#include "outputs.h"
 
 enum { TC_RUN_THREADS = 8 };
 
@@ -21,6 +22,7 @@ struct tc_run {
   _Atomic uint32_t state;
   uint32_t thread_count; /* more than TC_RUN_THREADS: not all are known */
   int64_t threads[TC_RUN_THREADS]; /* that the model answered on, in calls of many */
+  struct tc_look *look; /* where the outputs of a single run go; NULL while nobody reads them */
   /* Results */
   uint64_t key; /* of the call while it is out, and when this is not the whole answer: the caller goes on; else 0 */
   struct tc_answer answer;
