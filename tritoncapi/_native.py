@@ -173,6 +173,7 @@ class Once(ctypes.Structure):
     allocator: Any
     allocator_userp: int | None
     timeout_ns: int
+    look: int
     call: bytes
     request: Any
     key: int
@@ -189,6 +190,7 @@ class Once(ctypes.Structure):
         ("allocator", T.ResponseAllocator_p),
         ("allocator_userp", c_void_p),
         ("timeout_ns", c_int64),
+        ("look", c_void_p),
         ("call", c_char_p),
         ("request", T.InferenceRequest_p),
         ("key", c_uint64),

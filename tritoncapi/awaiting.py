@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._library import Library
 from ._native import Answer
-from ._types import Error_p, InferenceResponse_p
+from ._types import Error_p
 from .allocator import Allocator
 from .errors import Error
 from .execution import Execution
@@ -165,8 +165,7 @@ class Inbox:
             error: Error | None = None
             if address:
                 request._arrived(key, thread)
-                pointer = InferenceResponse_p.from_buffer_copy(self._answers, place)
-                response = InferenceResponse.came(pointer, library, parents, request._quick, final, time_ns)
+                response = InferenceResponse.came(address, library, parents, request._quick, final, time_ns)
                 if failed:
                     error = response.error
                     response.close()

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from ._native import NOT_READY, Answer, Many, Native
-from ._types import Error_p, InferenceResponse_p
+from ._types import Error_p
 from .allocator import Allocator
 from .errors import Error, InFlightError
 from .execution import Execution, InferTimeout
@@ -56,14 +56,12 @@ class Responses(Sequence[InferenceResponse]):
         found = self._made.get(number)
         if found is None:
             answer = self._answers()[number]
-            # A copy: the array's own pointer is set to NULL, since the response is no longer its to delete.
-            pointer = InferenceResponse_p.from_buffer_copy(answer)
-            answer.response = None
+            address, answer.response = answer.response, None  # it is no longer the array's to delete
             server, batch = self._server, self._batch
             parents = batch.chosen, server
             request = batch.requests[number]  # which may have been sent with another allocator since
             quick = (request._run_at, batch.chosen.userp, request._run) if batch.quick else None
-            found = InferenceResponse.came(pointer, server.library, parents, quick, answer.final, answer.time_ns)
+            found = InferenceResponse.came(address, server.library, parents, quick, answer.final, answer.time_ns)
             self._made[number] = found
         return found
 

@@ -19,10 +19,11 @@ import numpy as np
 
 from ._names import c_name
 from ._native import ONCE_ANSWER, ONCE_ANSWER_AT, ONCE_REQUEST_AT, Input, Once
-from ._types import DataType, Error_p, InferenceRequest_p, InferenceResponse_p
+from ._types import DataType, Error_p, InferenceRequest_p
 from .allocator import Allocator, ResponseAllocator
 from .dlpack import TensorView
 from .execution import Execution, InferTimeout
+from .output import Look
 from .place import CPU, Place
 from .request import InferenceRequest, _forgotten, checked, only_response
 from .response import NOWHERE, InferenceResponse
@@ -96,13 +97,15 @@ class _Form:
 class _Run:
     """What one call needs; used by one thread at a time. Idle, it has neither key nor response."""
 
-    __slots__ = ("addresses", "allocator", "arrays", "at", "keep", "once")
+    __slots__ = ("addresses", "allocator", "arrays", "at", "keep", "look", "once")
 
     def __init__(self, once: Once, count: int, keep: object) -> None:
         self.once = once
         self.arrays = (ctypes.c_void_p * count)()
         self.addresses = (ctypes.c_void_p * count)()  # of views' data
         once.arrays = ctypes.addressof(self.arrays)
+        self.look = Look()
+        once.look = self.look.address
         self.at = ctypes.addressof(once)
         self.keep = keep
         self.allocator: Allocator | None = None  # the one in `once`, if it is the server's own
@@ -220,13 +223,14 @@ class OneCall:
                 raise self._library.api.take_error(ctypes.cast(error, Error_p), once.call.decode())
             if once.key:
                 return self._going_on(server, model, once, tensors, chosen)
-            _, time_ns, thread, final, _ = ONCE_ANSWER.unpack_from(once, ONCE_ANSWER_AT)
+            address, time_ns, thread, final, failed = ONCE_ANSWER.unpack_from(once, ONCE_ANSWER_AT)
             if thread not in server._heard_from.get(model, ()):
                 server._heard(model, thread)
             quick = NOWHERE if run.allocator is not None or chosen.reuse else None
-            pointer = InferenceResponse_p.from_buffer_copy(once, ONCE_ANSWER_AT)
-            response = InferenceResponse.came(pointer, self._library, (chosen, server), quick, final, time_ns)
+            response = InferenceResponse.came(address, self._library, (chosen, server), quick, final, time_ns)
             once.response = None
+            if not failed:
+                response._looked = run.look.take()
             return response
         except BaseException:  # Ctrl-C, or an error
             if response is not None:

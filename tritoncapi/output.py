@@ -78,14 +78,14 @@ def _decoded(raw: bytes, shape_at: int, name_at: int) -> _Kind:
 
 
 _LOOK = 4  # outputs
-_ADDRESSES = struct.Struct(f"qQ{2 * _LOOK}Q")  # struct tc_look, up to what is known of the outputs
-_Look = ctypes.c_char * (_ADDRESSES.size + 8 + _LOOK * _KIND.size)
-Looked = tuple[int, ...]
-"""Count and version of the outputs, then address and user pointer of each."""
+_ADDRESSES = struct.Struct(f"qQ{2 * _LOOK}Q")  # struct tc_look, up to the kinds
+_Look = ctypes.c_char * (_ADDRESSES.size + _LOOK * _KIND.size)
+Looked = tuple[dict[str, tuple[int, _Kind]], tuple[int, ...]]
+"""Outputs of one response by name, and: count, version, then address and user pointer of each."""
 
 
 class Look:
-    """Outputs of a request's responses, read in the native call that brings the response.
+    """Outputs of responses to one request, read in the native call that brings the response.
 
     ``address`` is for that call. Of more than four outputs, or with long names, nothing is read.
     """
@@ -99,53 +99,83 @@ class Look:
         self._kinds: dict[str, tuple[int, _Kind]] = {}
 
     def take(self) -> Looked:
-        """What the native call has just read."""
-        return _ADDRESSES.unpack_from(self._block)
+        """What the native call has just read; before the next one."""
+        found = _ADDRESSES.unpack_from(self._block)
+        if found[1] != self._version:
+            self._version = found[1]
+            self._kinds = self._decoded(found[0])
+        return self._kinds, found
 
-    def row(self, looked: Looked, name: str) -> Row | None:
-        """One output; None when it is not here, or no longer."""
-        if looked[1] != self._version and not self._learn(looked):
-            return None
-        found = self._kinds.get(name)
-        if found is None:
-            return None
-        index, kind = found
-        return index, looked[2 + 2 * index], looked[3 + 2 * index], kind
+    def _decoded(self, count: int) -> dict[str, tuple[int, _Kind]]:
+        block, size = self._block.raw, _KIND.size
+        rows = [block[at : at + size] for at in range(_ADDRESSES.size, len(block), size)]
+        kinds = [_kinds.get(raw) or _decoded(raw, 0, 0) for raw in rows[: max(0, count)]]
+        return {kind.name: (index, kind) for index, kind in enumerate(kinds)}
 
-    def _learn(self, looked: Looked) -> bool:
-        block = self._block.raw
-        count, version = looked[:2]
-        if count < 0 or _ADDRESSES.unpack_from(block)[1] != version:  # a later response has others
-            return False
-        kinds = {}
-        for index in range(count):
-            at = _ADDRESSES.size + 8 + index * _KIND.size
-            raw = block[at : at + _KIND.size]
-            kind = _kinds.get(raw) or _decoded(raw, 0, 0)
-            kinds[kind.name] = index, kind
-        self._kinds, self._version = kinds, version
-        return True
+
+def looked_at(looked: Looked, name: str) -> Row | None:
+    """One output; None when it is not among them."""
+    kinds, addresses = looked
+    found = kinds.get(name)
+    if found is None:
+        return None
+    index, kind = found
+    return index, addresses[2 + 2 * index], addresses[3 + 2 * index], kind
 
 
 class Output:
     """One output tensor, where the allocator put it.
 
-    ``name``, ``datatype``, ``shape`` (elements), ``nbytes``, ``place`` and ``address`` are what
-    ``TRITONSERVER_InferenceResponseOutput`` reports. Views stay valid after the response is closed: the response lets
-    its buffers go when the last view of them is dropped.
+    Its properties are what ``TRITONSERVER_InferenceResponseOutput`` reports. Views stay valid after the response is
+    closed: the response lets its buffers go when the last view of them is dropped.
     """
 
-    __slots__ = (
-        *("__weakref__", "_dtype", "_lease", "_response"),
-        *("address", "datatype", "index", "name", "nbytes", "place", "shape", "userp"),
-    )
+    __slots__ = ("__weakref__", "_lease", "_response", "_row")
 
     def __init__(self, response: InferenceResponse, row: Row, lease: Lease) -> None:
-        self.index, self.address, userp, kind = row
-        self.name, self.datatype, self.shape, self.nbytes, self.place, self._dtype = kind
-        self.userp = userp or None
         self._response = response
+        self._row = row
         self._lease = lease
+
+    @property
+    def index(self) -> int:
+        """Its number in the response."""
+        return self._row[0]
+
+    @property
+    def address(self) -> int:
+        """Where it begins; 0 for an output of zero bytes."""
+        return self._row[1]
+
+    @property
+    def userp(self) -> int | None:
+        """The buffer's user pointer, which the allocator gave."""
+        return self._row[2] or None
+
+    @property
+    def name(self) -> str:
+        """The output's name."""
+        return self._row[3].name
+
+    @property
+    def datatype(self) -> DataType:
+        """Of its elements."""
+        return self._row[3].datatype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """In elements, batch dimension included."""
+        return self._row[3].shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffer that it fills."""
+        return self._row[3].nbytes
+
+    @property
+    def place(self) -> Place:
+        """Where it is."""
+        return self._row[3].place
 
     @property
     def buffer(self) -> Buffer:
@@ -159,8 +189,9 @@ class Output:
 
     def numpy(self) -> npt.NDArray[Any]:
         """The values: a view for fixed-size elements in host memory, else a copy (GPU, BYTES, BF16 as float32)."""
-        if self._dtype is not None:
-            return view_at(self.address, self.shape, self._dtype, self._lease)
+        _, address, _, kind = self._row
+        if kind.dtype is not None:
+            return view_at(address, kind.shape, kind.dtype, self._lease)
         if self.place.on_host:
             return decode(self.buffer, self.datatype, self.shape)
         return decode(self.buffer.tobytes(), self.datatype, self.shape)

@@ -380,16 +380,17 @@ class InferenceRequest(Handle):
                 if error:
                     self._running = False
                     raise self._api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_ServerInferAsync")
-                key, _, time_ns, thread, final, failed = RUN_RESULTS.unpack_from(run, RUN_RESULTS_AT)
+                key, address, time_ns, thread, final, failed = RUN_RESULTS.unpack_from(run, RUN_RESULTS_AT)
                 if not key:
-                    response = self._response(InferenceResponse_p.from_buffer_copy(run, RUN_RESPONSE), final, time_ns)
+                    parents = self._chosen, self._server
+                    response = InferenceResponse.came(address, self._library, parents, self._quick, final, time_ns)
                     run.response = None
                     look = self._look
-                    if look is not None:
-                        response._looked = look, look.take()
-                    else:
+                    if look is None:
                         self._look = look = Look()
                         run.look = look.address
+                    elif not failed:
+                        response._looked = look.take()
                     if thread not in self._threads:
                         self._answered_on(thread)
                     self._running = False
@@ -489,11 +490,6 @@ class InferenceRequest(Handle):
             self._answered_on(run.thread)
         self._running = False
         return self._execution
-
-    def _response(self, pointer: Any, final: int, time_ns: int) -> InferenceResponse:
-        """Of a native call."""
-        parents = self._chosen, self._server
-        return InferenceResponse.came(pointer, self._library, parents, self._quick, final, time_ns)
 
     def _arrived(self, key: int, thread: int) -> None:
         """The whole answer to the call ``key``, which was posted, came; the call is closed by now."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from ._handle import Handle, _taking
 from ._library import Library
-from ._types import Error_p
+from ._types import Error_p, InferenceResponse_p
 from .errors import Error, TritonError
-from .output import Lease, Look, Looked, Output, Row, read_rows
+from .output import Lease, Looked, Output, Row, looked_at, read_rows
 from .parameter import ParameterValue, read_value
 
 Quick = tuple[int | None, int | None, object]
@@ -29,7 +29,7 @@ class InferenceResponse(Handle):
     noun = "inference response"
     _rows: dict[str, Row] | None = None  # when they were read
     _made: dict[str, Output] | None = None
-    _looked: tuple[Look, Looked] | None = None  # read by the native call that brought it
+    _looked: Looked | None = None  # read by the native call that brought it
     _lease: weakref.ref[Lease] | None = None
 
     def __init__(
@@ -49,20 +49,32 @@ class InferenceResponse(Handle):
 
     @classmethod
     def came(
-        cls, pointer: Any, library: Library, parents: tuple[Any, ...], quick: Quick | None, final: int, time_ns: int
+        cls, address: int, library: Library, parents: tuple[Any, ...], quick: Quick | None, final: int, time_ns: int
     ) -> InferenceResponse:
-        """One that native code took; made often, so without what a call of the class costs.
+        """One that native code took; made often, so without what a call of the class and a typed pointer cost.
 
         ``quick``: its buffers go back to a native allocator in no time: deleting it keeps the interpreter lock.
         """
         self = cls.__new__(cls)
-        self._pointer = pointer
+        self._pointer = address
         self._parents = parents
         self._library = library
         self._quick = quick
         self.final = final != 0
         self.time_ns = time_ns
         return self
+
+    @property
+    def pointer(self) -> Any:
+        """The C pointer. Raises ClosedError when it is no longer ours."""
+        pointer = self._pointer
+        if type(pointer) is int:
+            pointer = self._pointer = ctypes.cast(pointer, InferenceResponse_p)
+        return super().pointer if pointer is None else pointer
+
+    def _take(self) -> Any:
+        pointer = super()._take()
+        return ctypes.cast(pointer, InferenceResponse_p) if type(pointer) is int else pointer
 
     @property
     def error(self) -> TritonError | None:
@@ -107,8 +119,7 @@ class InferenceResponse(Handle):
         return {name: self._output(name, row) for name, row in self._read().items()}
 
     def __getitem__(self, name: str) -> Output:
-        looked = self._looked
-        row = looked[0].row(looked[1], name) if looked is not None else None
+        row = looked_at(self._looked, name) if self._looked is not None else None
         if row is None:
             rows = self._read()
             row = rows.get(name)
@@ -123,15 +134,19 @@ class InferenceResponse(Handle):
 
     def _output(self, name: str, row: Row) -> Output:
         made = self._made
+        if made is not None:
+            found = made.get(name)
+            if found is not None:
+                return found
+        lease = self._lease() if self._lease is not None else None
+        if lease is None:
+            lease = Lease()
+            self._lease = weakref.ref(lease)
+        found = Output(self, row, lease)
         if made is None:
-            made = self._made = {}
-        found = made.get(name)
-        if found is None:
-            lease = self._lease() if self._lease is not None else None
-            if lease is None:
-                lease = Lease()
-                self._lease = weakref.ref(lease)
-            found = made[name] = Output(self, row, lease)
+            self._made = {name: found}
+        else:
+            made[name] = found
         return found
 
     def __iter__(self) -> Iterator[Output]:

@@ -425,7 +425,8 @@ def test_those_of_an_allocator_that_keeps_buffers_are_put_aside_too(
             assert all(request._run.aside for request in requests)
         assert allocator.counts.live == allocator.counts.live_bytes == 0
         assert not any(request._run.aside for request in requests)
-        assert allocator.counts.allocations - allocator.counts.reused == 2 * 2 * 64, "those put aside, and the next"
+        made = allocator.counts.allocations - allocator.counts.reused
+        assert 2 * 64 <= made <= 2 * 2 * 64, "for those put aside, and the next"
         requests[0].infer(allocator=allocator).close()
         assert requests[0]._run.aside
         requests[0].infer().close()  # with another allocator, to the same request

@@ -1,6 +1,7 @@
 /* Once: a request made, sent, answered and deleted again in one call from Python. */
 #define _GNU_SOURCE
 #include "calls.h"
+#include "outputs.h"
 
 /* One input of a form: all that requests of one kind share. */
 struct tc_input {
@@ -23,6 +24,7 @@ struct tc_once {
   TRITONSERVER_ResponseAllocator *allocator;
   void *allocator_userp;
   int64_t timeout_ns;
+  struct tc_look *look; /* where the outputs go */
   /* Results */
   const char *call;                       /* that made the error */
   TRITONSERVER_InferenceRequest *request; /* the caller's when it goes on */
@@ -74,6 +76,7 @@ TRITONSERVER_Error *tc_once_run(struct tc_once *once) {
       call, once->server, once->request, once->allocator, once->allocator_userp, NULL, NULL, NULL, &once->key);
   if (!error && !tc_call_await_answer(call, once->key, once->timeout_ns, &once->answer)) return NULL;
   once->key = 0;
+  if (!error && !once->answer.failed) tc_outputs_look(once->answer.response, once->look);
   tc_calls_put_back(&call, 1);
   delete_request(once);
   return error;

@@ -41,7 +41,7 @@ int64_t tc_outputs_read(TRITONSERVER_InferenceResponse *response, struct tc_outp
 void tc_outputs_look(TRITONSERVER_InferenceResponse *response, struct tc_look *look) {
   uint32_t count = 0;
   TRITONSERVER_Error *error = tc_triton.InferenceResponseOutputCount(response, &count);
-  bool fits = !error && count <= TC_LOOK, same = fits && count == look->known;
+  bool fits = !error && count <= TC_LOOK, same = fits && count == look->count;
   for (uint32_t i = 0; fits && i < count; i++) {
     struct tc_output row;
     error = read_one(response, i, &row);
@@ -53,7 +53,7 @@ void tc_outputs_look(TRITONSERVER_InferenceResponse *response, struct tc_look *l
     if (!same) look->kinds[i] = row.kind;
   }
   if (error) tc_triton.ErrorDelete(error);
-  look->known = fits ? count : 0;
-  if (!fits || !same) look->version++;
-  look->count = fits ? count : -1;
+  int64_t found = fits ? (int64_t)count : -1;
+  if (!(fits ? same : look->count == found)) look->version++;
+  look->count = found;
 }

@@ -23,7 +23,6 @@ struct tc_look {
     const void *base;
     void *userp;
   } at[TC_LOOK];
-  uint64_t known; /* kinds */
   struct tc_output_kind kinds[TC_LOOK];
 };
 
