@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,19 +31,20 @@ def resident() -> int:
 
 def main() -> None:
     """Prints bytes a request. All have the same inputs, and there are no outputs yet."""
+    print(f"\nresident memory of {COUNT:,} requests, without tensors (aim: at most 4,096 B each in flight)", flush=True)
+    for name in WAYS:
+        # Each in a process of its own, and a new one: what another one gave back, this one would take.
+        subprocess.run([sys.executable, "-m", __spec__.name, name], check=True)
+
+
+def one(name: str) -> None:
+    """Prints one line."""
     inputs = {"INPUT0": np.ones((1, 16), np.int32), "INPUT1": np.ones((1, 16), np.int32)}
     # The first is executed for so long that all others are sent; these are then executed as one batch.
     held = model_repos.parameter("execute_delay_ms", 1500) + "dynamic_batching { }\n"
-    print(f"\nresident memory of {COUNT:,} requests, without tensors (aim: at most 4,096 B each in flight)")
-    for name, measure in WAYS.items():
-        # Each in a process of its own: what one gave back, the next would take.
-        child = os.fork()
-        if not child:
-            with running({MODEL: 1}, max_batch=2 * COUNT, extra=held) as (server, _):
-                measure(server, inputs, 100)  # what is made once
-                print(f"  {name:<28} {measure(server, inputs, COUNT) / COUNT:>8,.0f} B", flush=True)
-            os._exit(0)
-        os.waitpid(child, 0)
+    with running({MODEL: 1}, max_batch=2 * COUNT, extra=held) as (server, _):
+        WAYS[name](server, inputs, 100)  # what is made once
+        print(f"  {name:<28} {WAYS[name](server, inputs, COUNT) / COUNT:>8,.0f} B", flush=True)
 
 
 def _of_triton(server: Server, inputs: Inputs, count: int) -> int:
@@ -89,3 +92,6 @@ WAYS: dict[str, Callable[[Server, Inputs, int], int]] = {
     "Traffic": _traffic,
     "InferenceRequest.start()": _started,
 }
+
+if __name__ == "__main__":
+    one(sys.argv[1])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -240,3 +243,73 @@ def test_views_are_of_one_memory(server: tc.Server) -> None:
         assert first.__array_interface__["data"][0] == response["OUTPUT0"].address
         assert np.from_dlpack(response["OUTPUT0"]).tolist() == [2, 4]
         del first, second
+
+
+# Outputs that the native call read when it brought the response
+
+
+def test_outputs_of_other_shapes_in_turn(server: tc.Server) -> None:
+    """What is known of an output is that of its own response, whatever came since."""
+    given = [np.arange(rows * columns, dtype=np.float32).reshape(rows, columns) for rows, columns in ((2, 3), (1, 4))]
+    with server.request("matrix", {"INPUT0": given[0]}) as request, ExitStack() as stack:
+        responses = []
+        for turn in range(6):
+            request.set_input("INPUT0", given[turn // 2 % 2])
+            responses.append(stack.enter_context(request.infer(timeout=20)))
+        for turn, response in enumerate(responses):
+            array = given[turn // 2 % 2]
+            output = response["OUTPUT0"]
+            assert (output.shape, output.nbytes) == (array.shape, array.nbytes)
+            assert output.numpy().tolist() == array.tolist()
+            assert list(response.outputs) == ["OUTPUT0"]
+            assert response.outputs["OUTPUT0"] is output
+            with pytest.raises(Error, match="has no output 'OUTPUT9'; it has OUTPUT0"):
+                response["OUTPUT9"]
+            del output
+
+
+@pytest.mark.parametrize(("count", "prefix"), [(1, "OUTPUT"), (4, "OUTPUT"), (5, "OUTPUT"), (2, "OUTPUT" + 40 * "_")])
+def test_many_outputs_and_long_names(
+    make_server: Callable[..., tc.Server], tools: Any, tmp_path: Path, count: int, prefix: str
+) -> None:
+    names = [f"{prefix}{index}" for index in range(count)]
+    inputs = {name.replace("OUT", "IN"): np.array([index, 7], np.int32) for index, name in enumerate(names)}
+    tools.add_model(
+        *(tmp_path, "model", "identity", [(name, "INT32", [-1]) for name in inputs]),
+        [(name, "INT32", [-1]) for name in names],
+    )
+    server = make_server(tmp_path, startup_models=["model"])
+    with server.request("model", inputs) as request:
+        for _ in range(3):
+            for response in (request.infer(timeout=20), server.infer("model", inputs, timeout=20)):
+                with response:
+                    for index in reversed(range(count)):
+                        assert response[names[index]].numpy().tolist() == [index, 7]
+                    assert list(response.outputs) == names
+
+
+def test_a_closed_response_has_no_outputs(server: tc.Server) -> None:
+    with server.request("add_sub", pair(1)) as request:
+        for _ in range(3):
+            response = request.infer(timeout=20)
+            response.close()
+            with pytest.raises(ClosedError):
+                response["OUTPUT0"]
+            with pytest.raises(ClosedError):
+                response.outputs  # noqa: B018
+
+
+def test_an_error_between_two_answers(server: tc.Server) -> None:
+    with server.request("add_sub", pair(5, 5)) as request:
+        for length in (2, 1, 2, 2, 1, 2):
+            request.set_input("INPUT1", np.full(length, 5, np.int32))
+            if length == 2:
+                with request.infer(timeout=20) as response:
+                    assert response["OUTPUT0"].numpy().tolist() == [10, 10]
+                continue
+            with pytest.raises(Error):
+                request.infer(timeout=20)
+            with server.infer_many([request]) as responses:
+                assert responses.failed == [0]
+                with pytest.raises(Error, match="no output 'OUTPUT0'"):
+                    responses[0]["OUTPUT0"]
