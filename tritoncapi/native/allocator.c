@@ -73,7 +73,7 @@ struct tc_allocator {
   _Atomic uint64_t starts, queries, attributes, failures, free_failures;
   _Alignas(64) _Atomic uint64_t sequence, live_bytes, peak_bytes;
   struct shard shards[SHARDS];
-  struct tc_allocator *next; /* of those that are gone */
+  struct tc_allocator *next; /* of those that are retired */
 };
 
 /* Memory of allocators is never given back, only used again: who closes a response may ask an allocator that has gone
@@ -81,13 +81,13 @@ struct tc_allocator {
 static struct {
   pthread_mutex_t lock;
   struct tc_allocator *first;
-} gone = {.lock = PTHREAD_MUTEX_INITIALIZER};
+} retired = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static struct tc_allocator *take_one(void) {
-  pthread_mutex_lock(&gone.lock);
-  struct tc_allocator *allocator = gone.first;
-  if (allocator) gone.first = allocator->next;
-  pthread_mutex_unlock(&gone.lock);
+  pthread_mutex_lock(&retired.lock);
+  struct tc_allocator *allocator = retired.first;
+  if (allocator) retired.first = allocator->next;
+  pthread_mutex_unlock(&retired.lock);
   return allocator ? allocator : aligned_alloc(ALIGNMENT, sizeof *allocator);
 }
 
@@ -433,9 +433,9 @@ uint64_t tc_allocator_delete(struct tc_allocator *allocator) {
     tc_pool_drain(&shard->pool);
     pthread_mutex_destroy(&shard->lock);
   }
-  pthread_mutex_lock(&gone.lock);
-  allocator->next = gone.first;
-  gone.first = allocator;
-  pthread_mutex_unlock(&gone.lock);
+  pthread_mutex_lock(&retired.lock);
+  allocator->next = retired.first;
+  retired.first = allocator;
+  pthread_mutex_unlock(&retired.lock);
   return 0;
 }
