@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "calls.h"
 #include "outputs.h"
+#include "turn.h"
 
 /* One input of a form: all that requests of one kind share. */
 struct tc_input {
@@ -54,9 +55,7 @@ static void delete_request(struct tc_once *once) {
   once->request = NULL;
 }
 
-/* Returns what Triton refused, and then `call` says where, or NULL. With a whole answer in time its response is the
- * caller's and the request is gone; else `request` and `key` are the caller's, who goes on with them. */
-TRITONSERVER_Error *tc_once_run(struct tc_once *once) {
+static TRITONSERVER_Error *run(struct tc_once *once) {
   once->request = NULL;
   once->answer.response = NULL;
   once->key = 0;
@@ -79,5 +78,14 @@ TRITONSERVER_Error *tc_once_run(struct tc_once *once) {
   if (!error && !once->answer.failed) tc_outputs_look(once->answer.response, once->look);
   tc_calls_put_back(&call, 1);
   delete_request(once);
+  return error;
+}
+
+/* Returns what Triton refused, and then `call` says where, or NULL. With a whole answer in time its response is the
+ * caller's and the request is gone; else `request` and `key` are the caller's, who goes on with them. */
+TRITONSERVER_Error *tc_once_run(struct tc_once *once) {
+  tc_turn_end();
+  TRITONSERVER_Error *error = run(once);
+  tc_turn_begin();
   return error;
 }

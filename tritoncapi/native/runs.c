@@ -1,6 +1,7 @@
 /* Runs: one request in one call from Python, submitted, waited for, answered; or posted, its answer for an inbox. */
 #define _GNU_SOURCE
 #include "runs.h"
+#include "turn.h"
 
 static TRITONSERVER_Error *begin_run(struct tc_run *run, struct tc_inbox *inbox, struct tc_call *call) {
   run->answer.response = NULL;
@@ -12,9 +13,7 @@ static TRITONSERVER_Error *begin_run(struct tc_run *run, struct tc_inbox *inbox,
   return error;
 }
 
-/* Returns what Triton refused it with, or NULL. When all has come in time, and one response was in it, then that is the
- * caller's and the call is closed. */
-TRITONSERVER_Error *tc_call_run(struct tc_run *run) {
+static TRITONSERVER_Error *run_once(struct tc_run *run) {
   struct tc_call *call;
   run->key = 0;
   if (!tc_calls_reserve(&call, 1)) return tc_calls_exhausted();
@@ -23,6 +22,15 @@ TRITONSERVER_Error *tc_call_run(struct tc_run *run) {
   if (!error && run->look && !run->answer.failed) tc_outputs_look(run->answer.response, run->look);
   tc_run_set_key(run, 0);
   tc_calls_put_back(&call, 1);
+  return error;
+}
+
+/* Returns what Triton refused it with, or NULL. When all has come in time, and one response was in it, then that is the
+ * caller's and the call is closed. */
+TRITONSERVER_Error *tc_call_run(struct tc_run *run) {
+  tc_turn_end();
+  TRITONSERVER_Error *error = run_once(run);
+  tc_turn_begin();
   return error;
 }
 
