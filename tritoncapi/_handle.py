@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from .errors import ClosedError, TritonError
 
 _Self = TypeVar("_Self", bound="Handle")
-_taking = threading.Lock()
+_taking = threading.RLock()  # a signal's handler may close something in the midst of it
 
 
 class Handle:

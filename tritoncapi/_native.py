@@ -347,6 +347,7 @@ class Native:
         # Addresses in, an error's address or None out: what is called for each request must cost little.
         self.call_run = bind(unlocked, "call_run", c_void_p, c_void_p)
         self.many_run = bind(unlocked, "many_run", c_void_p, POINTER(Many))
+        self.calls_using = bind(unlocked, "calls_using", c_uint64, T.ResponseAllocator_p)
         self.cores_set = bind(locked, "cores_set", None, c_int)
         self.run_own = bind(unlocked, "run_own", c_int, POINTER(Run), c_int64)
         self.run_leave = bind(locked, "run_leave", None, POINTER(Run), c_int)

@@ -5,21 +5,25 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from . import _types as T
 from ._callbacks import Registry
 from ._handle import Handle
 from ._library import Library, load
-from ._native import Counts, Record
+from ._native import Counts, Native, Record
 from ._types import ErrorCode, MemoryType
 from .errors import Error, TritonError
 from .memory import Buffer
 from .place import CPU, Place
 from .roster import Roster
+
+if TYPE_CHECKING:
+    from .traffic import Traffic
 
 Rule = Place | Literal["preferred"] | TritonError
 """Where a tensor goes: a place, where Triton prefers it, or an error that the allocation shall fail with."""
@@ -78,7 +82,30 @@ class Allocator(Protocol):
 
 
 class _AllocatorHandle(Handle):
-    """An allocator cannot be closed while buffers of it are out; what went wrong before that matters more."""
+    """An allocator cannot be closed while buffers of it are out, or may yet be asked for; what went wrong before that
+    matters more.
+    """
+
+    _native: Native
+    _traffics: weakref.WeakSet[Traffic] | None = None
+
+    def _used_by(self, traffic: Traffic) -> None:
+        """Until that is closed."""
+        if self._traffics is None:
+            self._traffics = weakref.WeakSet()
+        self._traffics.add(traffic)
+
+    def _check_closable(self, live: int) -> None:
+        if live:
+            raise Error(
+                f"this {self.noun} still has {live} buffer(s) out: close the responses, drop views of them, and close "
+                "requests that were forgotten, first"
+            )
+        flying = self._native.calls_using(self.pointer)
+        if flying:
+            raise Error(f"{flying} request(s) in flight use this {self.noun}: wait for their answers first")
+        if any(traffic.open for traffic in self._traffics or ()):
+            raise Error(f"traffic uses this {self.noun}: close the traffic first")
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -89,11 +116,6 @@ class _AllocatorHandle(Handle):
             if value is None:
                 raise
             self.release()
-
-
-def _check_closable(noun: str, live: int) -> None:
-    if live:
-        raise Error(f"this {noun} still has {live} buffer(s) out: close the responses, and drop views of them, first")
 
 
 class ResponseAllocator(_AllocatorHandle):
@@ -170,8 +192,9 @@ class ResponseAllocator(_AllocatorHandle):
 
     def reserve(self, place: Place, nbytes: int, count: int = 1) -> None:
         """Makes ``count`` buffers of ``nbytes`` at ``place`` for later outputs. Needs ``reuse``; raises MemoryError."""
-        if not self.reuse or nbytes < 1 or count < 0:
-            raise ValueError("reserve() needs an allocator made with reuse=True, a size and a count")
+        self.pointer  # noqa: B018 - raises when it is closed
+        if not self.reuse or type(nbytes) is not int or not 1 <= nbytes < 1 << 63 or count < 0:
+            raise ValueError("reserve() needs an allocator made with reuse=True, a size in bytes and a count")
         failure = self._native.allocator_reserve(self.userp, place.memory_type, place.device, nbytes, count)
         if failure:
             raise MemoryError(f"{count} buffers of {nbytes} bytes at {place}: {failure.decode(errors='replace')}")
@@ -218,7 +241,7 @@ class ResponseAllocator(_AllocatorHandle):
     def close(self) -> None:
         """Deletes the allocator (``TRITONSERVER_ResponseAllocatorDelete``). Raises Error while buffers are out."""
         if not self.closed:
-            _check_closable(self.noun, self.counts.live)
+            self._check_closable(self.counts.live)
         super().close()
 
     def _dispose(self, pointer: Any) -> None:
@@ -251,7 +274,7 @@ class CallableAllocator(_AllocatorHandle):
         library: Library | None = None,
     ) -> None:
         library = library or load()
-        self._api = library.api
+        self._api, self._native = library.api, library.native
         self._allocate = allocate
         self._on_start, self._on_query, self._on_attributes = on_start, on_query, on_attributes
         self._lock = threading.Lock()
@@ -280,7 +303,7 @@ class CallableAllocator(_AllocatorHandle):
     def close(self) -> None:
         """Deletes the allocator. Raises Error while buffers are out."""
         if not self.closed:
-            _check_closable(self.noun, self.live)
+            self._check_closable(self.live)
         super().close()
 
     def _dispose(self, pointer: Any) -> None:

@@ -151,21 +151,25 @@ class Inbox:
             count = self._native.inbox_collect(self.pointer, self._keys, self._answers, _BATCH)
             keys = self._keys[:count]
             entries = [self._waiting.pop(key, None) for key in keys]
+            # Now: once these are not waited for, other threads may send their requests with other allocators.
+            sent = [(entry[0]._chosen, entry[0]._quick) if entry is not None else (None, None) for entry in entries]
         self._several = count >= _SEVERAL
         library, at = self._library, 0
         answers = _ANSWER.iter_unpack(self._bytes[: count * _ANSWER.size])
-        for key, entry, (address, time_ns, thread, final, failed) in zip(keys, entries, answers, strict=True):
+        for key, entry, (chosen, quick), (address, time_ns, thread, final, failed) in zip(
+            keys, entries, sent, answers, strict=True
+        ):
             place, at = at, at + _ANSWER.size
             if entry is None:  # Ctrl-C came before it was written down
                 self._native.answers_delete(ctypes.byref(self._answers, place), 1)
                 continue
             request, future = entry
-            parents = request._chosen, request._server
+            parents = chosen, request._server
             response: InferenceResponse | None
             error: Error | None = None
             if address:
                 request._arrived(key, thread)
-                response = InferenceResponse.came(address, library, parents, request._quick, final, time_ns)
+                response = InferenceResponse.came(address, library, parents, quick, final, time_ns)
                 if failed:
                     error = response.error
                     response.close()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from operator import methodcaller
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
+from ._handle import _taking
 from ._native import NOT_READY, Answer, Many, Native
 from ._types import Error_p
 from .allocator import Allocator
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
     from .request import InferenceRequest
     from .server import Server
 
+_USED = "another thread uses one of these requests"
+_take_lock, _let_lock_go = methodcaller("acquire", False), methodcaller("release")
 _SLICE = 0.1  # seconds between looks at pending signals
 _SLICE_NS = int(_SLICE * 1e9)
 
@@ -55,14 +62,22 @@ class Responses(Sequence[InferenceResponse]):
         number = range(len(self))[index]
         found = self._made.get(number)
         if found is None:
-            answer = self._answers()[number]
-            address, answer.response = answer.response, None  # it is no longer the array's to delete
-            server, batch = self._server, self._batch
-            parents = batch.chosen, server
-            request = batch.requests[number]  # which may have been sent with another allocator since
-            quick = (request._run_at, batch.chosen.userp, request._run) if batch.quick else None
-            found = InferenceResponse.came(address, server.library, parents, quick, answer.final, answer.time_ns)
-            self._made[number] = found
+            found = self._make(number)
+        return found
+
+    def _make(self, number: int) -> InferenceResponse:
+        server, batch = self._server, self._batch
+        parents = batch.chosen, server
+        request = batch.requests[number]  # which may have been sent with another allocator since
+        quick = (request._run_at, batch.userp, request._run) if batch.quick else None
+        with _taking:  # another thread may want it too
+            found = self._made.get(number)
+            if found is None:
+                answer = self._answers()[number]
+                address = answer.response
+                found = InferenceResponse.came(address, server.library, parents, quick, answer.final, answer.time_ns)
+                self._made[number] = found
+                answer.response = None  # no longer the array's to delete
         return found
 
     def __iter__(self) -> Iterator[InferenceResponse]:
@@ -86,7 +101,8 @@ class Responses(Sequence[InferenceResponse]):
             return
         if self._made:
             made, self._made = self._made, {}
-            for response in made.values():
+            for number, response in made.items():
+                sending.answers[number].response = None  # the response's to delete, if an interrupt left both with it
                 response.close()
         error = sending.end(self._server.library.native, self._batch)
         if error:
@@ -117,9 +133,16 @@ class Batch:
     """Requests that were sent together, with what native code needs to send them so again."""
 
     def __init__(self, server: Server, requests: list[InferenceRequest], chosen: Allocator) -> None:
+        for request in requests:
+            if getattr(request, "noun", "") != "inference request":
+                raise TypeError(f"infer_many() takes InferenceRequests, not {type(request).__name__}")
         self.requests = requests
         self.chosen = chosen
-        self.quick = chosen is server._default_allocator or getattr(chosen, "_senders", None) is not None
+        # The server's own allocator finds the server's own requests.
+        self.quick = getattr(chosen, "_senders", None) is not None or (
+            chosen is server._default_allocator and all(request._server is server for request in requests)
+        )
+        self.userp = chosen.userp
         self.runs = (ctypes.c_void_p * len(requests))(*[request._run_at for request in requests])
         self.idle: list[_Sending] = []
 
@@ -135,8 +158,8 @@ class _Sending:
         self.calls = (ctypes.c_void_p * count)()
         self.many = Many(
             *(ctypes.addressof(batch.runs), ctypes.addressof(self.answers), ctypes.addressof(self.calls)),
-            *(count, batch.chosen.userp if batch.quick else None),
-            *(batch.chosen.pointer, batch.chosen.userp),
+            *(count, batch.userp if batch.quick else None),
+            *(batch.chosen.pointer, batch.userp),
         )
 
     def end(self, native: Native, batch: Batch) -> int | None:
@@ -158,7 +181,7 @@ def infer_many(
     chosen.pointer  # noqa: B018
     listed = list(requests)
     began = time.monotonic() if timeout is not None else 0.0
-    batch = listed[0]._batch if listed else None
+    batch = getattr(listed[0], "_batch", None) if listed else None
     known = batch is not None and batch.chosen is chosen and batch.requests == listed
     if batch is None or not known:
         batch = Batch(server, listed, chosen)
@@ -192,16 +215,16 @@ def _send_anew(server: Server, batch: Batch, sending: _Sending) -> list[tuple[in
     requests = batch.requests
     if len(set(map(id, requests))) != len(requests):
         raise ValueError("a request can be sent only once at a time")
-    # The list decides: it is what is put back, whatever interrupts this.
-    taken: list[InferenceRequest] = []
+    held: list[threading.RLock] = []
+    interrupt: BaseException | None = None
     try:
+        # Not waited for: who has it has it in flight, or closes it. One step: an interrupt finds all noted, or none.
+        held.extend(filter(_take_lock, [request._lock for request in requests]))
+        if len(held) < len(requests):
+            raise InFlightError(_USED)
         for request in requests:
-            # Not waited for: who has it has it in flight, or closes it.
-            if not request._lock.acquire(blocking=False):
-                raise InFlightError("another thread uses one of these requests")
-            taken.append(request)
             if not request._own_run(0):
-                raise InFlightError("another thread uses one of these requests")
+                raise InFlightError(_USED)
             request._make_ready(batch.chosen)
         found = _send(server, batch, sending, ready=False)
         assert found is not None
@@ -209,14 +232,23 @@ def _send_anew(server: Server, batch: Batch, sending: _Sending) -> list[tuple[in
             requests[0]._batch = batch
         return found
     finally:
-        for request in taken:
-            if request._running:
-                request._running = False
-                if request._run.key:
-                    request._collect()
-                else:
-                    request._share()
-            request._lock.release()
+        # Whatever interrupts this, and then that goes on: an interrupt is looked for after each call.
+        while held:
+            try:
+                _give_back(requests, held)
+            except BaseException as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+
+def _give_back(requests: list[InferenceRequest], held: list[threading.RLock]) -> None:
+    """Settles what was sent, if it was, and lets the locks go."""
+    if len(held) == len(requests):
+        for request in requests:
+            request._settle()
+    with suppress(IndexError):  # at the end
+        deque(map(_let_lock_go, iter(held.pop, None)), 0)  # one step: none is let go twice
 
 
 def _send(server: Server, batch: Batch, sending: _Sending, *, ready: bool) -> list[tuple[int, Execution]] | None:

@@ -102,8 +102,8 @@ class Look:
         """What the native call has just read; before the next one."""
         found = _ADDRESSES.unpack_from(self._block)
         if found[1] != self._version:
-            self._version = found[1]
             self._kinds = self._decoded(found[0])
+            self._version = found[1]  # then: an interrupt in between has them decoded again
         return self._kinds, found
 
     def _decoded(self, count: int) -> dict[str, tuple[int, _Kind]]:

@@ -465,6 +465,15 @@ class InferenceRequest(Handle):
         """Whether a native call has it now."""
         return self._running or (self._shared and self._run.state >= RUN_TAKEN)
 
+    def _settle(self) -> None:
+        """After a native call for many, if it was in that: in flight, or to be sent again; the lock is held."""
+        if self._running:
+            if self._run.key:
+                self._collect()
+            else:
+                self._share()
+            self._running = False
+
     def _share(self) -> None:
         """From now on native code may take it, to send it as it was sent last; the lock is held."""
         self._shared, self._idle = True, False
@@ -483,9 +492,10 @@ class InferenceRequest(Handle):
     def _collect(self) -> Execution | None:
         """After the native call: the execution that goes on, or None when it was answered or refused."""
         run = self._run
-        key, run.key = run.key, 0
+        key = run.key
         if key:
             self._execution = Execution(self._library, key, (self._chosen, self._server))
+            run.key = 0  # then: what interrupts this finds it again
         else:
             self._answered_on(run.thread)
         self._running = False
@@ -493,12 +503,12 @@ class InferenceRequest(Handle):
 
     def _arrived(self, key: int, thread: int) -> None:
         """The whole answer to the call ``key``, which was posted, came; the call is closed by now."""
-        if self._posted == key:
-            self._awaited_in = None
-            self._posted = 0  # who makes an Execution of it in this moment finds it done
-            self._idle = self._pointer is not None
-        else:
-            with self._lock:
+        with self._lock:
+            if self._posted == key:
+                self._awaited_in = None
+                self._posted = 0
+                self._idle = self._pointer is not None
+            else:
                 execution = self._execution
                 if execution is not None and execution.key == key:
                     self._execution = self._awaited_in = None

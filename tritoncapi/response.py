@@ -10,7 +10,7 @@ from typing import Any
 from ._handle import Handle, _taking
 from ._library import Library
 from ._types import Error_p, InferenceResponse_p
-from .errors import Error, TritonError
+from .errors import ClosedError, Error, TritonError
 from .output import Lease, Looked, Output, Row, looked_at, read_rows
 from .parameter import ParameterValue, read_value
 
@@ -67,10 +67,9 @@ class InferenceResponse(Handle):
     @property
     def pointer(self) -> Any:
         """The C pointer. Raises ClosedError when it is no longer ours."""
-        pointer = self._pointer
-        if type(pointer) is int:
-            pointer = self._pointer = ctypes.cast(pointer, InferenceResponse_p)
-        return super().pointer if pointer is None else pointer
+        pointer = super().pointer
+        # Not written back: another thread may close it meanwhile.
+        return ctypes.cast(pointer, InferenceResponse_p) if type(pointer) is int else pointer
 
     def _take(self) -> Any:
         pointer = super()._take()
@@ -133,21 +132,20 @@ class InferenceResponse(Handle):
         return self._rows
 
     def _output(self, name: str, row: Row) -> Output:
-        made = self._made
-        if made is not None:
+        with _taking:  # against other threads that read it, or close it
+            made = self._made
+            if made is None:
+                made = self._made = {}
             found = made.get(name)
-            if found is not None:
-                return found
-        lease = self._lease() if self._lease is not None else None
-        if lease is None:
-            lease = Lease()
-            self._lease = weakref.ref(lease)
-        found = Output(self, row, lease)
-        if made is None:
-            self._made = {name: found}
-        else:
-            made[name] = found
-        return found
+            if found is None:
+                if self._pointer is None:
+                    raise ClosedError(f"this {self.noun} is closed")
+                lease = self._lease() if self._lease is not None else None
+                if lease is None:
+                    lease = Lease()
+                    self._lease = weakref.ref(lease)
+                found = made[name] = Output(self, row, lease)
+            return found
 
     def __iter__(self) -> Iterator[Output]:
         return iter(self.outputs.values())
@@ -161,10 +159,10 @@ class InferenceResponse(Handle):
         if quick is None:
             super().close()
             return
-        self._rows = self._made = self._looked = None  # with the outputs that nobody else has
-        lease = self._lease() if self._lease is not None else None
         with _taking:
             pointer, self._pointer = self._pointer, None
+            self._rows = self._made = self._looked = None  # with the outputs that nobody else has
+            lease = self._lease() if self._lease is not None else None
         if pointer is None:
             return
         put_aside = self._library.native.run_put_aside

@@ -17,7 +17,7 @@ class Roster:
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may be in the midst of it
         self._requests: weakref.WeakSet[InferenceRequest] = weakref.WeakSet()
 
     def add(self, request: InferenceRequest) -> None:

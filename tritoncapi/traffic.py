@@ -16,7 +16,7 @@ from ._library import Library
 from ._native import Sample as NativeSample
 from ._native import TargetOptions, TrafficOptions
 from ._types import ModelTxnPropertyFlag, StartFn
-from .allocator import Allocator
+from .allocator import Allocator, _AllocatorHandle
 from .dlpack import TensorView
 from .errors import ClosedError, Error
 from .request import InputData, view_of
@@ -190,6 +190,8 @@ class Traffic:
     def _add_target(self, index: int, target: Target) -> None:
         allocator = target.allocator if target.allocator is not None else plain_allocator(self._library)
         self._allocators.append(allocator)
+        if isinstance(allocator, _AllocatorHandle):
+            allocator._used_by(self)
         decoupled = self._server.transaction_properties(target.model, target.version) & ModelTxnPropertyFlag.DECOUPLED
         options = TargetOptions(
             weight=target.weight,
@@ -282,6 +284,11 @@ class Traffic:
             self.start()
             self.wait()
         return self.report
+
+    @property
+    def open(self) -> bool:
+        """Until ``close()``."""
+        return self._state is not None
 
     @property
     def running(self) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -318,3 +320,59 @@ def test_python_callbacks_one_by_one(library: tc.Library) -> None:
         ):
             assert isinstance(api.take_error(ctypes.cast(error, type(api.ErrorNew(0, b"")))), InternalError)
         assert [type(error) for error in allocator.errors] == [KeyError, Error]
+
+
+# Closed while it is needed
+
+
+@pytest.fixture
+def patient(make_server: Callable[..., tc.Server], tools: Any, tmp_path: Path) -> Iterator[list[tc.InferenceRequest]]:
+    """Two requests that take a third of a second each."""
+    tools.add_model(tmp_path, "model", execute_delay_ms=300)
+    server = make_server(tmp_path, startup_models=["model"])
+    given = {"INPUT0": np.array([1], np.int32)}
+    with server.request("model", given) as one, server.request("model", given) as two:
+        yield [one, two]
+
+
+@pytest.mark.parametrize("kind", [tc.ResponseAllocator, lambda: tc.CallableAllocator(lambda *_: tc.CPU)])
+def test_an_allocator_stays_while_a_request_in_flight_uses_it(patient: list[tc.InferenceRequest], kind: Any) -> None:
+    allocator = kind()
+    future = patient[0].infer_async(allocator=allocator)
+    with pytest.raises(Error, match=r"1 request\(s\) in flight use this \w+ allocator: wait for their answers"):
+        allocator.close()
+    future.result(20).close()
+    allocator.close()
+
+
+def test_an_allocator_left_by_a_time_out_is_not_deleted(patient: list[tc.InferenceRequest], tools: Any) -> None:
+    one, two = patient
+    with pytest.raises(tc.InferTimeout), tc.ResponseAllocator() as allocator:
+        one.infer(timeout=0.02, allocator=allocator)
+    with pytest.raises(tc.InferTimeout), tc.ResponseAllocator() as other:
+        two._server.infer_many([two], timeout=0.02, allocator=other)
+    assert allocator.closed, "it is Triton's, which may ask it yet"
+    assert other.closed
+    assert tools.wait_for(lambda: not one.in_flight and not two.in_flight)
+
+
+def test_an_allocator_stays_while_traffic_uses_it(server: tc.Server) -> None:
+    values = np.array([1], np.int32)
+    allocator = tc.ResponseAllocator()
+    target = tc.Target("add_sub", {"INPUT0": values, "INPUT1": values}, allocator=allocator)
+    with tc.Traffic(server, target, requests=10) as traffic:
+        with pytest.raises(Error, match="traffic uses this response allocator: close the traffic first"):
+            allocator.close()
+        traffic.start()
+        traffic.wait()
+    assert traffic.report.counts.completed == 10
+    allocator.close()
+
+
+def test_bad_reservations(server: tc.Server) -> None:
+    with tc.ResponseAllocator(reuse=True, library=server.library) as allocator:
+        for size in (0, -1, 64.5, 1 << 63, 2**64 + 64):
+            with pytest.raises(ValueError, match="a size in bytes"):
+                allocator.reserve(tc.CPU, size)  # type: ignore[arg-type]
+    with pytest.raises(ClosedError):
+        allocator.reserve(tc.CPU, 64)

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -462,6 +462,41 @@ def test_responses_closed_after_their_allocator(server: tc.Server) -> None:
                 many.close()
 
 
+def test_error_responses_made_after_their_allocator_closed(
+    make_server: Callable[..., tc.Server], repository: Path
+) -> None:
+    server = make_server(repository, startup_models=["fail_request"])
+    with server.request("fail_request", ONE) as request:
+        with pooled() as allocator:
+            many = server.infer_many([request], allocator=allocator)
+        with many:
+            assert isinstance(many[0].error, InternalError)
+    server.close(timeout=10)
+
+
+def test_requests_of_another_server(make_server: Callable[..., tc.Server], repository: Path) -> None:
+    one, two = (make_server(repository, startup_models=["add_sub"]) for _ in range(2))
+    with ExitStack() as stack:
+        requests = [stack.enter_context(two.request("add_sub", pair(value, 4))) for value in range(5)]
+        for _ in range(3):
+            with one.infer_many(requests) as responses:
+                assert sums(responses) == [value + 4 for value in range(5)]
+            assert one.default_allocator.counts.live == 0
+            with pooled() as allocator, one.infer_many(requests, allocator=allocator) as responses:
+                assert sums(responses) == [value + 4 for value in range(5)]
+                del responses
+    one.close()
+    two.close()
+
+
+def test_what_is_no_request(server: tc.Server) -> None:
+    with server.request("add_sub", pair()) as request:
+        for wrong in ([1], [request, None]):
+            with pytest.raises(TypeError, match=r"infer_many\(\) takes InferenceRequests, not (int|NoneType)"):
+                server.infer_many(wrong)  # type: ignore[arg-type]
+        server.infer_many([request]).close()
+
+
 def test_views_of_one_that_was_closed_keep_it(server: tc.Server) -> None:
     with server.request("add_sub", pair()) as request, pooled() as allocator:
         response = request.infer(allocator=allocator)
@@ -558,3 +593,55 @@ def test_changed_and_sent_at_the_same_time(server: tc.Server) -> None:
             thread.join()
         with request.infer() as response:
             assert response["OUTPUT0"].numpy()[0] == 3
+
+
+INTERRUPTED = """
+import os, random, signal, sys, threading, time
+import numpy as np
+import tritoncapi as tc
+
+class Strike(BaseException): pass
+
+def strike(*_):
+    raise Strike
+
+repository, backends = sys.argv[1:]
+server = tc.Server(tc.ServerOptions(model_repository=repository, backend_directory=backends,
+    startup_models=["add_sub"], log_info=False, log_warn=False))
+signal.signal(signal.SIGALRM, strike)
+rng = random.Random(3)
+struck = 0
+for _ in range(300):
+    requests = [server.request("add_sub", {"INPUT0": np.array([value], np.int32), "INPUT1": np.array([1], np.int32)})
+                for value in range(16)]
+    for _ in range(2):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(20e-6, 800e-6))
+            server.infer_many(requests).close()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except Strike:
+            struck += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        while any(request.in_flight for request in requests):
+            time.sleep(0.0001)
+    found = []
+
+    def again():
+        with server.infer_many(requests) as responses:
+            found.extend(int(response["OUTPUT0"].numpy()[0]) for response in responses)
+
+    other = threading.Thread(target=again, daemon=True)
+    other.start()
+    other.join(20)
+    assert found == list(range(1, 17)), found
+    for request in requests:
+        request.close()
+print(struck)
+sys.stdout.flush()
+os._exit(0)  # an interrupt may have lost a response, which keeps the model
+"""
+
+
+def test_an_interrupt_gives_all_requests_back(child: Any, repository: Path, backends: Path) -> None:
+    """Wherever it comes, they can be sent again afterwards, from other threads too."""
+    assert int(child(INTERRUPTED, repository, backends, PYTHONWARNINGS="ignore")) > 50

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 
 import tritoncapi as tc
 from tritoncapi.errors import CancelledError, ClosedError, Error, InternalError
+from tritoncapi.output import Lease, Look
 
 VALUES: dict[str, Any] = {
     "BOOL": np.array([True, False, True]),
@@ -313,3 +317,71 @@ def test_an_error_between_two_answers(server: tc.Server) -> None:
                 assert responses.failed == [0]
                 with pytest.raises(Error, match="no output 'OUTPUT0'"):
                     responses[0]["OUTPUT0"]
+
+
+def test_an_interrupt_while_outputs_are_decoded(server: tc.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next answer of that kind is not taken for one of the kind before."""
+    with server.request("identity_INT32", {"INPUT0": np.arange(4, dtype=np.int32)}) as request:
+        for _ in range(2):
+            request.infer(timeout=20).close()
+        request.set_input("INPUT0", np.arange(1000, dtype=np.int32))
+
+        def strike(_look: object, _count: int) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Look, "_decoded", strike)
+            with pytest.raises(KeyboardInterrupt):
+                request.infer(timeout=20)
+        with request.infer(timeout=20) as response:
+            assert response["OUTPUT0"].shape == (1000,)
+
+
+def test_a_pointer_read_while_another_thread_closes(server: tc.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, go = threading.Event(), threading.Event()
+    cast = ctypes.cast
+
+    def slow(pointer: Any, kind: Any) -> Any:
+        if threading.current_thread() is reader:
+            inside.set()
+            go.wait(20)
+        return cast(pointer, kind)
+
+    with server.request("add_sub", pair(1)) as request:
+        response = request.infer(timeout=20)
+        reader = threading.Thread(target=lambda: response.pointer)
+        monkeypatch.setattr("tritoncapi.response.ctypes", SimpleNamespace(**{**vars(ctypes), "cast": slow}))
+        reader.start()
+        assert inside.wait(20)
+        response.close()
+        go.set()
+        reader.join()
+        assert response.closed
+        request.infer(timeout=20).close()
+        response.close()
+
+
+def test_two_threads_that_read_one_response_share_its_lease(server: tc.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, go = threading.Event(), threading.Event()
+    views: list[Any] = []
+
+    def slow() -> Lease:
+        if threading.current_thread() is reader:
+            inside.set()
+            go.wait(0.2)  # the other one waits for the lock meanwhile, and not for ever
+        return Lease()
+
+    with server.request("add_sub", pair(1, 2)) as request:
+        response = request.infer(timeout=20)
+        monkeypatch.setattr("tritoncapi.response.Lease", slow)
+        reader = threading.Thread(target=lambda: views.append(response["OUTPUT0"].numpy()))
+        reader.start()
+        assert inside.wait(20)
+        mine = response["OUTPUT1"].numpy()
+        reader.join()
+        response.close()
+        views.clear()
+        assert server.default_allocator.counts.live == 2
+        assert mine.tolist() == [0, 0]
+        del mine
+    assert server.default_allocator.counts.live == 0

@@ -196,9 +196,7 @@ def test_without_a_triton_everything_is_skipped(project: pytest.Pytester) -> Non
         (["--triton-log", "/nowhere/log"], "--triton-log /nowhere/log: there is no folder /nowhere"),
     ],
 )
-def test_options_that_cannot_be_followed_are_one_line(
-    project: pytest.Pytester, words: list[str], text: str
-) -> None:
+def test_options_that_cannot_be_followed_are_one_line(project: pytest.Pytester, words: list[str], text: str) -> None:
     done = project.runpytest_subprocess(*words)
     assert done.ret == pytest.ExitCode.USAGE_ERROR
     assert re.search(f"^ERROR: {text}", done.stderr.str(), re.M)

@@ -71,6 +71,21 @@ struct tc_call *tc_call_named(uint64_t key) {
   return &atomic_load_explicit(&table.chunks[number / CHUNK], memory_order_acquire)[number % CHUNK];
 }
 
+/* Calls that are not done and may ask this allocator yet. */
+uint64_t tc_calls_using(TRITONSERVER_ResponseAllocator *allocator) {
+  pthread_mutex_lock(&table.lock);
+  uint32_t made = table.made;
+  pthread_mutex_unlock(&table.lock);
+  uint64_t count = 0;
+  for (uint32_t number = 0; number < made; number++) {
+    struct tc_call *call = tc_call_named(number);
+    pthread_mutex_lock(&call->lock);
+    count += call->key && !call->state.done && call->allocator == allocator;
+    pthread_mutex_unlock(&call->lock);
+  }
+  return count;
+}
+
 uint32_t tc_calls_out(void) {
   pthread_mutex_lock(&table.lock);
   uint32_t out = table.out;

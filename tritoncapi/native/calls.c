@@ -164,6 +164,7 @@ TRITONSERVER_Error *tc_call_prepare(
   call->inbox = inbox;
   call->group = group;
   call->old = old;
+  call->allocator = allocator;
   call->state = (struct tc_state){0};
   atomic_store_explicit(&call->over, false, memory_order_relaxed);
   pthread_mutex_unlock(&call->lock);

@@ -42,6 +42,7 @@ struct tc_call {
   struct tc_group *group;
   struct tc_inbox *inbox; /* where the key goes when all has come */
   TRITONSERVER_InferenceResponse *old; /* to be deleted when a new one comes */
+  TRITONSERVER_ResponseAllocator *allocator;
   uint64_t next_key;
   struct tc_call *next; /* of those that are idle */
 };

@@ -37,12 +37,15 @@ _Atomic uint32_t *tc_group_leave(struct tc_group *group) {
 
 /* Waits until few are left, or none, or the time is over. Says whether some are worth fetching before the others. */
 bool tc_group_wait_for_few(struct tc_group *group, int64_t deadline) {
-  uint32_t left = atomic_fetch_sub(&group->left, 1) - 1, many = MANY_LEFT;
+  uint32_t left = atomic_fetch_sub(&group->left, 1) - 1;
   if (!left) {
     atomic_store(&group->state, OVER);
     return false;
   }
-  if (left <= group->few) atomic_compare_exchange_strong(&group->state, &many, FEW_LEFT);
+  /* It may have been so for a moment before, while the others were not submitted. Should it come true again just now,
+   * this is woken at the end. */
+  uint32_t before = left <= group->few ? MANY_LEFT : FEW_LEFT, after = left <= group->few ? FEW_LEFT : MANY_LEFT;
+  atomic_compare_exchange_strong(&group->state, &before, after);
   while (group->few && atomic_load_explicit(&group->state, memory_order_acquire) == MANY_LEFT)
     if (!tc_futex_wait(&group->state, MANY_LEFT, deadline)) return false;
   return atomic_load_explicit(&group->state, memory_order_acquire) == FEW_LEFT;
