@@ -213,15 +213,14 @@ class Output:
 
 
 class Lease:
-    """What views of the outputs hold. The response is deleted when it is closed and the last holder is gone."""
+    """What views of the outputs hold. The response is deleted when it is closed and the last holder is gone.
 
-    _end: tuple[Any, ...] | None = None
+    ``end``: once it is closed, what to call then, with which arguments, and what these need.
+    """
 
-    def end(self, delete: Callable[..., object], *arguments: Any) -> None:
-        """``delete(*arguments)``, with up to three of them, is what the last holder's end shall do; more are kept."""
-        self._end = (delete, *arguments)
+    end: tuple[Callable[..., object], tuple[Any, ...], object] | None = None
 
     def __del__(self) -> None:
-        if self._end is not None:
-            delete, *arguments = self._end
-            delete(*arguments[:3])
+        end = self.end
+        if end is not None:
+            end[0](*end[1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ Quick = tuple[int | None, int | None, object]
 """A run's and an allocator's address, and what they belong to: where a response may be put aside. None: nowhere."""
 
 NOWHERE: Quick = (None, None, None)
+_LEASE = ""  # no output's name
 
 
 class InferenceResponse(Handle):
@@ -28,9 +28,7 @@ class InferenceResponse(Handle):
 
     noun = "inference response"
     _rows: dict[str, Row] | None = None  # when they were read
-    _made: dict[str, Output] | None = None
     _looked: Looked | None = None  # read by the native call that brought it
-    _lease: weakref.ref[Lease] | None = None
 
     def __init__(
         self,
@@ -44,6 +42,7 @@ class InferenceResponse(Handle):
         self._parents: tuple[Any, ...] = parents
         self._library = library
         self._quick: Quick | None = None
+        self._made: dict[str, Any] = {}  # outputs, and what they hold
         self.final = final
         self.time_ns = time_ns
 
@@ -60,6 +59,7 @@ class InferenceResponse(Handle):
         self._parents = parents
         self._library = library
         self._quick = quick
+        self._made = {}
         self.final = final != 0
         self.time_ns = time_ns
         return self
@@ -132,20 +132,17 @@ class InferenceResponse(Handle):
         return self._rows
 
     def _output(self, name: str, row: Row) -> Output:
-        with _taking:  # against other threads that read it, or close it
-            made = self._made
-            if made is None:
-                made = self._made = {}
-            found = made.get(name)
-            if found is None:
-                if self._pointer is None:
-                    raise ClosedError(f"this {self.noun} is closed")
-                lease = self._lease() if self._lease is not None else None
-                if lease is None:
-                    lease = Lease()
-                    self._lease = weakref.ref(lease)
-                found = made[name] = Output(self, row, lease)
-            return found
+        made = self._made
+        found = made.get(name)
+        if found is None:
+            # Without a lock: of what two threads make, both have what was there first. One that closes it takes the
+            # pointer first and looks for a lease then.
+            lease = made.get(_LEASE) or made.setdefault(_LEASE, Lease())
+            found = made.setdefault(name, Output(self, row, lease))
+            if self._pointer is None:
+                raise ClosedError(f"this {self.noun} is closed")
+        output: Output = found
+        return output
 
     def __iter__(self) -> Iterator[Output]:
         return iter(self.outputs.values())
@@ -161,13 +158,14 @@ class InferenceResponse(Handle):
             return
         with _taking:
             pointer, self._pointer = self._pointer, None
-            self._rows = self._made = self._looked = None  # with the outputs that nobody else has
-            lease = self._lease() if self._lease is not None else None
         if pointer is None:
             return
         put_aside = self._library.native.run_put_aside
-        if lease is not None:
-            lease.end(put_aside, quick[0], pointer, quick[1], quick[2])
+        made, self._made = self._made, {}
+        self._rows = self._looked = None
+        lease = made.get(_LEASE)
+        if lease is not None:  # the last of who has it does it, here or later
+            lease.end = put_aside, (quick[0], pointer, quick[1]), quick[2]
             return
         error = put_aside(quick[0], pointer, quick[1])
         if error:
@@ -175,9 +173,10 @@ class InferenceResponse(Handle):
             raise self._library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_InferenceResponseDelete")
 
     def _dispose(self, pointer: Any) -> None:
-        self._rows = self._made = self._looked = None
-        lease = self._lease() if self._lease is not None else None
+        made, self._made = self._made, {}
+        self._rows = self._looked = None
+        lease = made.get(_LEASE)
         if lease is None:
             self._library.api.InferenceResponseDelete(pointer)
         else:
-            lease.end(self._library.api.InferenceResponseDelete, pointer)
+            lease.end = self._library.api.InferenceResponseDelete, (pointer,), None
