@@ -616,12 +616,13 @@ for _ in range(300):
                 for value in range(16)]
     for _ in range(2):
         try:
-            signal.setitimer(signal.ITIMER_REAL, rng.uniform(20e-6, 800e-6))
-            server.infer_many(requests).close()
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(20e-6, 800e-6))
+                server.infer_many(requests).close()
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
         except Strike:
             struck += 1
-        signal.setitimer(signal.ITIMER_REAL, 0)
         while any(request.in_flight for request in requests):
             time.sleep(0.0001)
     found = []
