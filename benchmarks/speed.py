@@ -180,17 +180,21 @@ def heading(what: str) -> None:
 
 
 def table(reference: CLoop, server: Server, subject: Subject, rows: Sequence[Row]) -> None:
-    """Prints a line for each row: medians of both, and the median, lowest and highest ratio of throughputs."""
-    for row in rows:
+    """Prints a line for each row: medians of both, and the median, lowest and highest ratio of throughputs.
 
-        def pair(row: Row = row) -> tuple[Run, Run]:
+    Each round has a pair of each row: a bad time of the machine's is one pair's of all rows, and not all of one row's.
+    """
+    found: list[list[tuple[Run, Run]]] = [[] for _ in rows]
+    for number in range(ROUNDS + 1):
+        for row, pairs in zip(rows, found, strict=True):
             theirs = reference.run(row.threads, row.concurrency, SECONDS)
             if row.ours is None:
-                return theirs, reference.run(row.threads, row.concurrency, SECONDS, together=True)
-            return theirs, row.ours(server, subject, SECONDS)
-
-        pair()
-        pairs = [pair() for _ in range(ROUNDS)]
+                ours = reference.run(row.threads, row.concurrency, SECONDS, together=True)
+            else:
+                ours = row.ours(server, subject, SECONDS)
+            if number:  # the first warms up
+                pairs.append((theirs, ours))
+    for row, pairs in zip(rows, found, strict=True):
         ratios = sorted(ours.rate / theirs.rate for theirs, ours in pairs)
         rates = [statistics.median(run.rate for run in column) for column in zip(*pairs, strict=True)]
         times = [statistics.median(run.latency_us for run in column) for column in zip(*pairs, strict=True)]
