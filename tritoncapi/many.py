@@ -132,16 +132,13 @@ class Responses(Sequence[InferenceResponse]):
 class Batch:
     """Requests that were sent together, with what native code needs to send them so again."""
 
-    def __init__(self, server: Server, requests: list[InferenceRequest], chosen: Allocator) -> None:
+    def __init__(self, requests: list[InferenceRequest], chosen: Allocator) -> None:
         for request in requests:
             if getattr(request, "noun", "") != "inference request":
                 raise TypeError(f"infer_many() takes InferenceRequests, not {type(request).__name__}")
         self.requests = requests
         self.chosen = chosen
-        # The server's own allocator finds the server's own requests.
-        self.quick = getattr(chosen, "_senders", None) is not None or (
-            chosen is server._default_allocator and all(request._server is server for request in requests)
-        )
+        self.quick = bool(requests) and all(request._is_found_by(chosen) for request in requests)
         self.userp = chosen.userp
         self.runs = (ctypes.c_void_p * len(requests))(*[request._run_at for request in requests])
         self.idle: list[_Sending] = []
@@ -184,7 +181,7 @@ def infer_many(
     batch = getattr(listed[0], "_batch", None) if listed else None
     known = batch is not None and batch.chosen is chosen and batch.requests == listed
     if batch is None or not known:
-        batch = Batch(server, listed, chosen)
+        batch = Batch(listed, chosen)
     try:
         sending = batch.idle.pop()
     except IndexError:

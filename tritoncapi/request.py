@@ -454,12 +454,16 @@ class InferenceRequest(Handle):
 
     def _place_aside(self, chosen: Allocator) -> Quick | None:
         """Where a response with outputs of this allocator may be put aside; the allocator finds it again."""
-        if chosen is not self._server._default_allocator:  # that one finds all requests
-            senders = getattr(chosen, "_senders", None)
-            if senders is None:
-                return NOWHERE if getattr(chosen, "reuse", False) else None
+        if not self._is_found_by(chosen):
+            return NOWHERE if getattr(chosen, "reuse", False) else None
+        senders = getattr(chosen, "_senders", None)
+        if senders is not None:
             senders.add(self)
         return self._run_at, chosen.userp, self._run
+
+    def _is_found_by(self, chosen: Allocator) -> bool:
+        """Whether the allocator finds what this puts aside: its server's own one does, and one that keeps a roster."""
+        return chosen is self._server._default_allocator or getattr(chosen, "_senders", None) is not None
 
     def _is_within(self) -> bool:
         """Whether a native call has it now."""

@@ -454,7 +454,7 @@ def test_responses_closed_after_their_allocator(server: tc.Server) -> None:
     with server.request("add_sub", wrong) as request:
         for _ in range(5):
             with pooled() as allocator:
-                many = server.infer_many([request, *()], allocator=allocator)
+                many = server.infer_many([request], allocator=allocator)
                 assert many.failed == [0]
                 one = many[0]
             with pooled():  # which may have its memory
@@ -487,6 +487,13 @@ def test_requests_of_another_server(make_server: Callable[..., tc.Server], repos
                 del responses
     one.close()
     two.close()
+
+
+def test_none_at_all(server: tc.Server) -> None:
+    with tc.CallableAllocator(lambda *_: tc.CPU) as python, pooled() as allocator:
+        for chosen in (None, python, allocator):
+            with server.infer_many([], allocator=chosen) as responses:
+                assert (len(responses), responses.failed) == (0, [])
 
 
 def test_what_is_no_request(server: tc.Server) -> None:
@@ -596,9 +603,10 @@ def test_changed_and_sent_at_the_same_time(server: tc.Server) -> None:
 
 
 INTERRUPTED = """
-import os, random, signal, sys, threading, time
+import os, random, signal, sys, threading
 import numpy as np
 import tritoncapi as tc
+from tritoncapi.waiting import wait_for
 
 class Strike(BaseException): pass
 
@@ -623,8 +631,7 @@ for _ in range(300):
                 signal.setitimer(signal.ITIMER_REAL, 0)
         except Strike:
             struck += 1
-        while any(request.in_flight for request in requests):
-            time.sleep(0.0001)
+        assert wait_for(lambda: not any(request.in_flight for request in requests), 20)
     found = []
 
     def again():
