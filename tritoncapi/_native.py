@@ -248,6 +248,7 @@ class Many(ctypes.Structure):
 
 
 NOT_READY = c_size_t(-1).value  # instead of how many were submitted
+NOT_WHOLE = 1  # instead of an error's address: it says what is left
 
 
 class TrafficOptions(ctypes.Structure):
@@ -346,7 +347,7 @@ class Native:
         )
         # Addresses in, an error's address or None out: what is called for each request must cost little.
         self.call_run = bind(unlocked, "call_run", c_void_p, c_void_p)
-        self.many_run = bind(unlocked, "many_run", c_void_p, POINTER(Many))
+        self.many_run = bind(unlocked, "many_run", c_void_p, c_void_p)
         self.calls_using = bind(unlocked, "calls_using", c_uint64, T.ResponseAllocator_p)
         self.cores_set = bind(locked, "cores_set", None, c_int)
         self.run_own = bind(unlocked, "run_own", c_int, POINTER(Run), c_int64)
@@ -354,14 +355,13 @@ class Native:
         self.run_clear = bind(unlocked, "run_clear", None, POINTER(Run), c_int)
         # Quick enough to keep the interpreter lock.
         self.run_put_aside = bind(locked, "run_put_aside", c_void_p, c_void_p, c_void_p, c_void_p)
-        self.many_put_aside = bind(unlocked, "many_put_aside", c_void_p, POINTER(Many))
+        self.many_put_aside = bind(locked, "many_put_aside", c_int, c_void_p)
+        self.many_delete = bind(unlocked, "many_delete", c_void_p, c_void_p)
         self.once_run = bind(unlocked, "once_run", c_void_p, c_void_p)
         self.outputs_read = bind(locked, "outputs_read", c_int64, T.InferenceResponse_p, c_void_p, c_uint32)
         self.inbox_new = bind(locked, "inbox_new", c_void_p, POINTER(c_int))
         self.inbox_close = bind(locked, "inbox_close", None, c_void_p)
-        self.inbox_collect = bind(
-            locked, "inbox_collect", c_size_t, c_void_p, c_void_p, c_void_p, c_size_t
-        )
+        self.inbox_collect = bind(locked, "inbox_collect", c_size_t, c_void_p, c_void_p, c_void_p, c_size_t)
         self.calls_post = bind(unlocked, "calls_post", c_size_t, *(c_void_p, c_void_p, c_void_p), c_size_t, c_void_p)
         self.answers_delete = bind(unlocked, "answers_delete", c_void_p, c_void_p, c_size_t)
         self.call_wait = bind(unlocked, "call_wait", c_int, c_uint64, c_int64, c_int, POINTER(State))

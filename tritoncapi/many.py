@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from ._handle import _taking
-from ._native import NOT_READY, Answer, Many, Native
+from ._native import NOT_READY, NOT_WHOLE, Answer, Many, Native
 from ._types import Error_p
 from .allocator import Allocator
 from .errors import Error, InFlightError
@@ -38,17 +38,16 @@ class Responses(Sequence[InferenceResponse]):
     asked for; closing this closes all.
     """
 
-    __slots__ = ("__weakref__", "_batch", "_count", "_made", "_sending", "_server")
+    __slots__ = ("__weakref__", "_batch", "_made", "_sending", "_server")
 
     def __init__(self, server: Server, batch: Batch, sending: _Sending) -> None:
+        self._sending: _Sending | None = sending
         self._server = server
         self._batch = batch
-        self._sending: _Sending | None = sending
-        self._count = len(sending.answers)
-        self._made: dict[int, InferenceResponse] = {}
+        self._made: dict[int, InferenceResponse] | None = None  # those that were asked for
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._batch.requests)
 
     @overload
     def __getitem__(self, index: int) -> InferenceResponse: ...
@@ -60,10 +59,9 @@ class Responses(Sequence[InferenceResponse]):
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         number = range(len(self))[index]
-        found = self._made.get(number)
-        if found is None:
-            found = self._make(number)
-        return found
+        made = self._made
+        found = made.get(number) if made is not None else None
+        return found if found is not None else self._make(number)
 
     def _make(self, number: int) -> InferenceResponse:
         server, batch = self._server, self._batch
@@ -71,6 +69,8 @@ class Responses(Sequence[InferenceResponse]):
         request = batch.requests[number]  # which may have been sent with another allocator since
         quick = (request._run_at, batch.userp, request._run) if batch.quick else None
         with _taking:  # another thread may want it too
+            if self._made is None:
+                self._made = {}
             found = self._made.get(number)
             if found is None:
                 answer = self._answers()[number]
@@ -100,12 +100,14 @@ class Responses(Sequence[InferenceResponse]):
         if sending is None:
             return
         if self._made:
-            made, self._made = self._made, {}
+            made, self._made = self._made, None
             for number, response in made.items():
                 sending.answers[number].response = None  # the response's to delete, if an interrupt left both with it
                 response.close()
-        error = sending.end(self._server.library.native, self._batch)
-        if error:
+        batch = self._batch
+        error = batch.delete(sending.at) if not batch.quick or batch.put_aside(sending.at) else None
+        batch.idle.append(sending)
+        if error is not None:
             raise self._server.library.api.take_error(
                 ctypes.cast(error, Error_p), "TRITONSERVER_InferenceResponseDelete"
             )
@@ -114,11 +116,6 @@ class Responses(Sequence[InferenceResponse]):
         if self._sending is None:
             raise Error("these responses are closed")
         return self._sending.answers
-
-    def __del__(self) -> None:
-        sending = getattr(self, "_sending", None)
-        if sending is not None and any(answer.response for answer in sending.answers):
-            warnings.warn(f"unclosed responses of {self._count} requests", ResourceWarning, source=self, stacklevel=2)
 
     def __enter__(self) -> Responses:
         return self
@@ -132,7 +129,7 @@ class Responses(Sequence[InferenceResponse]):
 class Batch:
     """Requests that were sent together, with what native code needs to send them so again."""
 
-    def __init__(self, requests: list[InferenceRequest], chosen: Allocator) -> None:
+    def __init__(self, native: Native, requests: list[InferenceRequest], chosen: Allocator) -> None:
         for request in requests:
             if getattr(request, "noun", "") != "inference request":
                 raise TypeError(f"infer_many() takes InferenceRequests, not {type(request).__name__}")
@@ -141,13 +138,14 @@ class Batch:
         self.quick = bool(requests) and all(request._is_found_by(chosen) for request in requests)
         self.userp = chosen.userp
         self.runs = (ctypes.c_void_p * len(requests))(*[request._run_at for request in requests])
+        self.run, self.put_aside, self.delete = native.many_run, native.many_put_aside, native.many_delete
         self.idle: list[_Sending] = []
 
 
 class _Sending:
-    """What one native call needs; used by one thread at a time. Idle, it has no response."""
+    """What one native call needs; used by one thread at a time. Idle, it has no response, and the usual time-out."""
 
-    __slots__ = ("answers", "calls", "many")
+    __slots__ = ("answers", "at", "calls", "many")
 
     def __init__(self, batch: Batch) -> None:
         count = len(batch.requests)
@@ -157,54 +155,114 @@ class _Sending:
             *(ctypes.addressof(batch.runs), ctypes.addressof(self.answers), ctypes.addressof(self.calls)),
             *(count, batch.userp if batch.quick else None),
             *(batch.chosen.pointer, batch.userp),
+            *(_SLICE_NS, True),
         )
+        self.at = ctypes.addressof(self.many)
 
-    def end(self, native: Native, batch: Batch) -> int | None:
-        """Deletes the responses, or puts them aside. Returns an error's address or None."""
-        if batch.quick:
-            error: int | None = native.many_put_aside(self.many)
-        else:
-            error = native.answers_delete(self.answers, len(self.answers))
-        batch.idle.append(self)
-        return error
+    def __del__(self) -> None:
+        answers = getattr(self, "answers", ())
+        if any(answer.response for answer in answers):
+            warnings.warn(f"unclosed responses of {len(answers)} requests", ResourceWarning, source=self, stacklevel=2)
 
 
 def infer_many(
-    server: Server, requests: Sequence[InferenceRequest], timeout: float | None, allocator: Allocator | None
+    server: Server,
+    requests: Sequence[InferenceRequest],
+    *,
+    timeout: float | None = None,
+    allocator: Allocator | None = None,
 ) -> Responses:
-    """See ``Server.infer_many``."""
+    """Submits prepared requests and collects their responses, without a word of Python in between.
+
+    Each must have one response: Error for a decoupled model that sends none or several. Error responses are not
+    raised. InferTimeout when some are not there after ``timeout`` seconds: those requests are still in flight.
+    When Triton refuses one (``TRITONSERVER_ServerInferAsync``) that is raised, and the others' answers are dropped.
+    """
+    # The same ones once more are sent from here, in few steps: no model works meanwhile, and those of Triton's threads
+    # that fall asleep must be woken, one after the other.
+    batch: Batch | None = getattr(requests[0], "_batch", None) if type(requests) is list and requests else None
+    if (
+        batch is None
+        or not batch.quick
+        or timeout is not None
+        or batch.chosen is not (server._default_allocator if allocator is None else allocator)
+        or batch.requests != requests
+        or not batch.idle
+        or batch.chosen._pointer is None  # type: ignore[attr-defined]  # a quick one is a Handle
+        or server._pointer is None
+    ):
+        return _infer_many(server, list(requests), timeout, allocator)
+    try:
+        sending = batch.idle.pop()
+    except IndexError:  # another thread's now
+        return _infer_many(server, list(requests), timeout, allocator)
+    responses: Responses | None = None
+    try:
+        found = batch.run(sending.at)
+        if found is None:
+            return Responses(server, batch, sending)
+        waiting = _left(server, batch, sending, found)
+        if waiting is not None:
+            responses = Responses(server, batch, sending)
+            return _waited_for(responses, waiting, None, 0.0)
+    except BaseException:  # Ctrl-C too
+        _drop(responses, batch, sending)
+        raise
+    batch.idle.append(sending)
+    return _infer_many(server, batch.requests, timeout, allocator)
+
+
+def _infer_many(
+    server: Server, listed: list[InferenceRequest], timeout: float | None, allocator: Allocator | None
+) -> Responses:
+    """The same, whatever they are."""
     server.pointer  # noqa: B018 - raises when it is closed, as the next one does
     chosen: Allocator = allocator if allocator is not None else server.default_allocator
     chosen.pointer  # noqa: B018
-    listed = list(requests)
     began = time.monotonic() if timeout is not None else 0.0
-    batch = getattr(listed[0], "_batch", None) if listed else None
+    batch: Batch | None = getattr(listed[0], "_batch", None) if listed else None
     known = batch is not None and batch.chosen is chosen and batch.requests == listed
     if batch is None or not known:
-        batch = Batch(listed, chosen)
+        batch = Batch(server.library.native, listed, chosen)
     try:
         sending = batch.idle.pop()
     except IndexError:
         sending = _Sending(batch)
-    sending.many.timeout_ns = _SLICE_NS if timeout is None else max(0, int(min(_SLICE, timeout) * 1e9))
     responses: Responses | None = None
     try:
-        waiting = _send(server, batch, sending, ready=True) if known else None
+        if timeout is not None:
+            sending.many.timeout_ns = max(0, int(min(_SLICE, timeout) * 1e9))
+        waiting = _left(server, batch, sending, batch.run(sending.at)) if known else None
         if waiting is None:
             waiting = _send_anew(server, batch, sending)
+        sending.many.timeout_ns = _SLICE_NS
         responses = Responses(server, batch, sending)
-        for number, execution in waiting:
-            left = None if timeout is None else max(0.0, began + timeout - time.monotonic())
-            if not execution.wait(left):
-                raise InferTimeout(execution.explain(timeout))
-            responses._made[number] = the_one(execution)
+        return _waited_for(responses, waiting, timeout, began)
     except BaseException:  # Ctrl-C too
-        if responses is None:
-            sending.end(server.library.native, batch)
-        else:
-            responses.close()
+        _drop(responses, batch, sending)
         raise
+
+
+def _waited_for(
+    responses: Responses, waiting: list[tuple[int, Execution]], timeout: float | None, began: float
+) -> Responses:
+    made = responses._made = {}
+    for number, execution in waiting:
+        left = None if timeout is None else max(0.0, began + timeout - time.monotonic())
+        if not execution.wait(left):
+            raise InferTimeout(execution.explain(timeout))
+        made[number] = the_one(execution)
     return responses
+
+
+def _drop(responses: Responses | None, batch: Batch, sending: _Sending) -> None:
+    """Whatever came goes."""
+    if responses is not None:
+        responses.close()
+        return
+    sending.many.timeout_ns, sending.many.ready = _SLICE_NS, True
+    batch.delete(sending.at)
+    batch.idle.append(sending)
 
 
 def _send_anew(server: Server, batch: Batch, sending: _Sending) -> list[tuple[int, Execution]]:
@@ -223,8 +281,10 @@ def _send_anew(server: Server, batch: Batch, sending: _Sending) -> list[tuple[in
             if not request._own_run(0):
                 raise InFlightError(_USED)
             request._make_ready(batch.chosen)
-        found = _send(server, batch, sending, ready=False)
+        sending.many.ready = False
+        found = _left(server, batch, sending, batch.run(sending.at))
         assert found is not None
+        sending.many.ready = True
         if requests:
             requests[0]._batch = batch
         return found
@@ -248,19 +308,17 @@ def _give_back(requests: list[InferenceRequest], held: list[threading.RLock]) ->
         deque(map(_let_lock_go, iter(held.pop, None)), 0)  # one step: none is let go twice
 
 
-def _send(server: Server, batch: Batch, sending: _Sending, *, ready: bool) -> list[tuple[int, Execution]] | None:
-    """The native call. Returns those that take longer, with their numbers; None when not all are ``ready``."""
+def _left(server: Server, batch: Batch, sending: _Sending, found: int | None) -> list[tuple[int, Execution]] | None:
+    """After the native call, which found this: those that take longer, with their numbers; None: not all were ready."""
     many = sending.many
-    many.ready = ready
-    error = server.library.native.many_run(many)
     waiting: list[tuple[int, Execution]] = []
     if many.unfinished:
         for number, request in enumerate(batch.requests[: many.submitted]):
-            execution = request._execution if ready else request._collect()
+            execution = request._execution if many.ready else request._collect()
             if execution is not None:
                 waiting.append((number, execution))
-    if error:
-        raise server.library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_ServerInferAsync")
+    if found is not None and found != NOT_WHOLE:
+        raise server.library.api.take_error(ctypes.cast(found, Error_p), "TRITONSERVER_ServerInferAsync")
     return None if many.submitted == NOT_READY else waiting
 
 

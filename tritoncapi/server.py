@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from ._types import MetricFormat, ModelBatchFlag, ModelIndexFlag, ModelTxnProper
 from .allocator import Allocator, ResponseAllocator
 from .dispatcher import dispatcher
 from .errors import Error, TritonError
-from .many import Responses, infer_many
+from .many import infer_many
 from .message import take_json
 from .once import OneCall
 from .options import PathLike, ServerOptions
@@ -288,20 +288,7 @@ class Server(Handle):
         with self.request(model, inputs, version=version, **settings) as request:
             return request.infer(timeout=timeout, allocator=allocator, trace=trace)
 
-    def infer_many(
-        self,
-        requests: Sequence[InferenceRequest],
-        *,
-        timeout: float | None = None,
-        allocator: Allocator | None = None,
-    ) -> Responses:
-        """Submits prepared requests and collects their responses, without a word of Python in between.
-
-        Each must have one response: Error for a decoupled model that sends none or several. Error responses are not
-        raised. InferTimeout when some are not there after ``timeout`` seconds: those requests are still in flight.
-        When Triton refuses one (``TRITONSERVER_ServerInferAsync``) that is raised, and the others' answers are dropped.
-        """
-        return infer_many(self, requests, timeout, allocator)
+    infer_many = infer_many
 
     def infer_async(
         self,

@@ -564,12 +564,12 @@ def test_a_view_outlives_response_and_request(server: tc.Server, many: bool) -> 
 
 def test_forgotten_responses_warn(server: tc.Server, requests: list[tc.InferenceRequest]) -> None:
     responses = server.infer_many(requests[:2])
-    sending = responses._sending
+    assert responses._sending is not None
+    answers = responses._sending.answers
     with pytest.warns(ResourceWarning, match="unclosed responses of 2 requests"):
         del responses
         gc.collect()
-    assert sending is not None
-    server.library.native.answers_delete(sending.answers, 2)
+    server.library.native.answers_delete(answers, 2)
 
 
 @pytest.mark.parametrize("timeout", [float("inf"), 1e300, float("nan")])

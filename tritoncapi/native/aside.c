@@ -43,14 +43,22 @@ TRITONSERVER_Error *tc_run_put_aside(
   return tc_triton.InferenceResponseDelete(response);
 }
 
-/* The same for many. */
-TRITONSERVER_Error *tc_many_put_aside(struct tc_many *many) {
+/* The same for many, but those that are not put aside are the caller's still. Says whether there are some. */
+int tc_many_put_aside(struct tc_many *many) {
   struct tc_answer *answers = many->answers;
-  if (tc_allocator_live_bytes(many->allocator) <= PLENTY)
-    for (size_t i = 0; i < many->count; i++)
-      if (answers[i].response && put_aside(many->runs[i], answers[i].response)) answers[i].response = NULL;
-  return tc_answers_delete(answers, many->count);
+  if (tc_allocator_live_bytes(many->allocator) > PLENTY) return 1;
+  int left = 0;
+  for (size_t i = 0; i < many->count; i++) {
+    if (!answers[i].response) continue;
+    if (put_aside(many->runs[i], answers[i].response))
+      answers[i].response = NULL;
+    else
+      left = 1;
+  }
+  return left;
 }
+
+TRITONSERVER_Error *tc_many_delete(struct tc_many *many) { return tc_answers_delete(many->answers, many->count); }
 
 /* Deletes what was put aside. With `last`, what comes later is deleted at once: the request goes. */
 void tc_run_clear(struct tc_run *run, int last) {

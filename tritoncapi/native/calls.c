@@ -89,6 +89,7 @@ static void on_response(TRITONSERVER_InferenceResponse *response, const uint32_t
     call->old = NULL;
   }
   struct tc_event event = {.response = response, .time_ns = tc_now(), .flags = flags};
+  if (response) event.failed = tc_triton.InferenceResponseError(response) != NULL; /* here it is in a cache */
   struct tc_state *state = &call->state;
   if (response && state->responses++ == 0) state->first_response_ns = event.time_ns;
   if ((flags & TC_RESPONSE_FINAL) && state->finals++ == 0) state->final_ns = event.time_ns;
@@ -150,13 +151,12 @@ void tc_call_close(uint64_t key) {
 }
 
 /* Opens the call and sets the request's callbacks; tc_call_submit is to follow. On success `*key` names the call from now
- * on; else the call is as it was before. `old`, an earlier response to this request, goes when the new one comes. */
+ * on; else the call is as it was before, and has left its group. `old`, an earlier response to this request, goes when the new one comes. */
 TRITONSERVER_Error *tc_call_prepare(
     struct tc_call *call, TRITONSERVER_InferenceRequest *request, TRITONSERVER_ResponseAllocator *allocator,
     void *allocator_userp, struct tc_inbox *inbox, struct tc_group *group, TRITONSERVER_InferenceResponse *old,
     uint64_t *key) {
   if (inbox) tc_inbox_hold(inbox);
-  if (group) tc_group_add(group);
   pthread_mutex_lock(&call->lock);
   uint64_t mine = call->key = call->next_key;
   call->next_key += UINT64_C(1) << TC_NUMBER_BITS;
@@ -255,9 +255,9 @@ bool tc_call_take_answer(struct tc_call *call, uint64_t key, int64_t timeout_ns,
   answer->response = event->response;
   answer->time_ns = event->time_ns;
   answer->final = event->flags & TC_RESPONSE_FINAL;
+  answer->failed = event->failed;
   call->head++;
   close_call(call);
-  answer->failed = tc_triton.InferenceResponseError(answer->response) != NULL;
   return true;
 }
 

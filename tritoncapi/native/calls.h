@@ -13,7 +13,7 @@
 struct tc_event {
   TRITONSERVER_InferenceResponse *response; /* NULL: a final flag without a response */
   int64_t time_ns;
-  uint32_t flags;
+  uint32_t flags, failed; /* of the response; it stands for an error */
 };
 
 struct tc_state {

@@ -25,7 +25,11 @@ void tc_group_close(struct tc_group *group) {
   if (group->few) atomic_fetch_sub_explicit(&lookers, 1, memory_order_relaxed);
 }
 
-void tc_group_add(struct tc_group *group) { atomic_fetch_add(&group->left, 1); }
+/* Calls that are to be prepared with it. */
+void tc_group_add(struct tc_group *group, size_t count) { atomic_fetch_add(&group->left, (uint32_t)count); }
+
+/* Some of those never were. */
+void tc_group_remove(struct tc_group *group, size_t count) { atomic_fetch_sub(&group->left, (uint32_t)count); }
 
 /* Under the call's lock, which who waits needs before the group goes. Returns the futex to wake, or NULL; waking it when
  * the group has just gone harms nobody. */

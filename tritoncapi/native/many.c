@@ -5,6 +5,9 @@
 
 enum { FIRST = 4, TOGETHER = 64 };
 
+/* Instead of an error: the results say what is left. */
+#define NOT_WHOLE ((TRITONSERVER_Error *)1)
+
 static void let_go(struct tc_run *run, uint32_t state) {
   if (atomic_exchange(&run->state, state) == TC_WANTED) tc_futex_wake(&run->state);
 }
@@ -58,6 +61,7 @@ static TRITONSERVER_Error *begin_all(const struct tc_many *many, struct tc_group
   uint64_t keys[TOGETHER];
   for (*begun = 0; *begun < count && !error;) {
     size_t most = *begun ? TOGETHER : FIRST, end = count - *begun < most ? count : *begun + most;
+    tc_group_add(group, end - *begun);
     for (prepared = *begun; prepared < end && !error;) {
       struct tc_run *run = runs[prepared];
       run->answer.response = NULL;
@@ -66,6 +70,7 @@ static TRITONSERVER_Error *begin_all(const struct tc_many *many, struct tc_group
           tc_run_take_aside(run, NULL), &keys[prepared - *begun]);
       if (!error) prepared++;
     }
+    if (error) tc_group_remove(group, end - prepared - 1);
     TRITONSERVER_Error *refused = NULL;
     size_t first = *begun;
     for (; *begun < prepared; ++*begun) {
@@ -93,8 +98,8 @@ static bool take(const struct tc_many *many, size_t i) {
   return true;
 }
 
-/* All are submitted before one is waited for. Returns what Triton refused one with; the later ones are then not
- * submitted, those before it are answered as usual. */
+/* All are submitted before one is waited for. Returns NULL when each is answered, NOT_WHOLE, or what Triton refused one
+ * with; the later ones are then not submitted, those before it are answered as usual. */
 TRITONSERVER_Error *tc_many_run(struct tc_many *many) {
   size_t count = many->count, begun = 0, done = 0;
   many->submitted = many->unfinished = 0;
@@ -102,7 +107,7 @@ TRITONSERVER_Error *tc_many_run(struct tc_many *many) {
   if (many->ready && !take_all(many)) {
     many->submitted = SIZE_MAX;
     tc_calls_put_back(many->calls, count);
-    return NULL;
+    return NOT_WHOLE;
   }
   int64_t deadline = tc_deadline_after(many->timeout_ns);
   struct tc_group group;
@@ -126,5 +131,5 @@ TRITONSERVER_Error *tc_many_run(struct tc_many *many) {
   }
   tc_group_close(&group);
   tc_calls_put_back(many->calls, done);
-  return error;
+  return error || !many->unfinished ? error : NOT_WHOLE;
 }
