@@ -355,6 +355,7 @@ class Native:
         self.run_clear = bind(unlocked, "run_clear", None, POINTER(Run), c_int)
         # Quick enough to keep the interpreter lock.
         self.run_put_aside = bind(locked, "run_put_aside", c_void_p, c_void_p, c_void_p, c_void_p)
+        self.response_error_done = bind(locked, "response_error_done", None, T.InferenceResponse_p, T.Error_p)
         self.many_put_aside = bind(locked, "many_put_aside", c_int, c_void_p)
         self.many_delete = bind(unlocked, "many_delete", c_void_p, c_void_p)
         self.once_run = bind(unlocked, "once_run", c_void_p, c_void_p)

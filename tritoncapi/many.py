@@ -17,7 +17,7 @@ from ._handle import _taking
 from ._native import NOT_READY, NOT_WHOLE, Answer, Many, Native
 from ._types import Error_p
 from .allocator import Allocator
-from .errors import Error, InFlightError
+from .errors import Error, InFlightError, TritonError
 from .execution import Execution, InferTimeout
 from .response import InferenceResponse
 
@@ -69,14 +69,15 @@ class Responses(Sequence[InferenceResponse]):
         request = batch.requests[number]  # which may have been sent with another allocator since
         quick = (request._run_at, batch.userp, request._run) if batch.quick else None
         with _taking:  # another thread may want it too
-            if self._made is None:
-                self._made = {}
-            found = self._made.get(number)
+            made = self._made
+            if made is None:
+                made = self._made = {}
+            found = made.get(number)
             if found is None:
                 answer = self._answers()[number]
                 address = answer.response
                 found = InferenceResponse.came(address, server.library, parents, quick, answer.final, answer.time_ns)
-                self._made[number] = found
+                made[number] = found
                 answer.response = None  # no longer the array's to delete
         return found
 
@@ -99,13 +100,16 @@ class Responses(Sequence[InferenceResponse]):
         sending, self._sending = self._sending, None
         if sending is None:
             return
-        if self._made:
-            made, self._made = self._made, None
-            for number, response in made.items():
-                sending.answers[number].response = None  # the response's to delete, if an interrupt left both with it
-                response.close()
-        batch = self._batch
-        error = batch.delete(sending.at) if not batch.quick or batch.put_aside(sending.at) else None
+        batch, made, self._made = self._batch, self._made, None
+        try:
+            if made:
+                _close_made(made, sending)
+            error = batch.delete(sending.at) if not batch.quick or batch.put_aside(sending.at) else None
+        except BaseException:  # Ctrl-C: it goes on to whom it was meant for, but not before these are gone
+            with suppress(TritonError):
+                _close_made(made or {}, sending)
+            batch.delete(sending.at)
+            raise
         batch.idle.append(sending)
         if error is not None:
             raise self._server.library.api.take_error(
@@ -124,6 +128,12 @@ class Responses(Sequence[InferenceResponse]):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _close_made(made: dict[int, InferenceResponse], sending: _Sending) -> None:
+    for number, response in made.items():
+        sending.answers[number].response = None  # the response's to delete, if an interrupt left both with it
+        response.close()
 
 
 class Batch:
@@ -166,56 +176,9 @@ class _Sending:
 
 
 def infer_many(
-    server: Server,
-    requests: Sequence[InferenceRequest],
-    *,
-    timeout: float | None = None,
-    allocator: Allocator | None = None,
-) -> Responses:
-    """Submits prepared requests and collects their responses, without a word of Python in between.
-
-    Each must have one response: Error for a decoupled model that sends none or several. Error responses are not
-    raised. InferTimeout when some are not there after ``timeout`` seconds: those requests are still in flight.
-    When Triton refuses one (``TRITONSERVER_ServerInferAsync``) that is raised, and the others' answers are dropped.
-    """
-    # The same ones once more are sent from here, in few steps: no model works meanwhile, and those of Triton's threads
-    # that fall asleep must be woken, one after the other.
-    batch: Batch | None = getattr(requests[0], "_batch", None) if type(requests) is list and requests else None
-    if (
-        batch is None
-        or not batch.quick
-        or timeout is not None
-        or batch.chosen is not (server._default_allocator if allocator is None else allocator)
-        or batch.requests != requests
-        or not batch.idle
-        or batch.chosen._pointer is None  # type: ignore[attr-defined]  # a quick one is a Handle
-        or server._pointer is None
-    ):
-        return _infer_many(server, list(requests), timeout, allocator)
-    try:
-        sending = batch.idle.pop()
-    except IndexError:  # another thread's now
-        return _infer_many(server, list(requests), timeout, allocator)
-    responses: Responses | None = None
-    try:
-        found = batch.run(sending.at)
-        if found is None:
-            return Responses(server, batch, sending)
-        waiting = _left(server, batch, sending, found)
-        if waiting is not None:
-            responses = Responses(server, batch, sending)
-            return _waited_for(responses, waiting, None, 0.0)
-    except BaseException:  # Ctrl-C too
-        _drop(responses, batch, sending)
-        raise
-    batch.idle.append(sending)
-    return _infer_many(server, batch.requests, timeout, allocator)
-
-
-def _infer_many(
     server: Server, listed: list[InferenceRequest], timeout: float | None, allocator: Allocator | None
 ) -> Responses:
-    """The same, whatever they are."""
+    """``Server.infer_many`` of whatever they are."""
     server.pointer  # noqa: B018 - raises when it is closed, as the next one does
     chosen: Allocator = allocator if allocator is not None else server.default_allocator
     chosen.pointer  # noqa: B018
@@ -232,30 +195,33 @@ def _infer_many(
     try:
         if timeout is not None:
             sending.many.timeout_ns = max(0, int(min(_SLICE, timeout) * 1e9))
-        waiting = _left(server, batch, sending, batch.run(sending.at)) if known else None
+        waiting = left_of(server, batch, sending, batch.run(sending.at)) if known else None
         if waiting is None:
             waiting = _send_anew(server, batch, sending)
         sending.many.timeout_ns = _SLICE_NS
         responses = Responses(server, batch, sending)
-        return _waited_for(responses, waiting, timeout, began)
+        return waited_for(responses, waiting, timeout, began)
     except BaseException:  # Ctrl-C too
-        _drop(responses, batch, sending)
+        drop(responses, batch, sending)
         raise
 
 
-def _waited_for(
+def waited_for(
     responses: Responses, waiting: list[tuple[int, Execution]], timeout: float | None, began: float
 ) -> Responses:
+    """Those that take longer: waits for them."""
     made = responses._made = {}
+    answers = responses._answers()
     for number, execution in waiting:
         left = None if timeout is None else max(0.0, began + timeout - time.monotonic())
         if not execution.wait(left):
             raise InferTimeout(execution.explain(timeout))
-        made[number] = the_one(execution)
+        made[number] = response = the_one(execution)
+        answers[number].failed = response.error is not None
     return responses
 
 
-def _drop(responses: Responses | None, batch: Batch, sending: _Sending) -> None:
+def drop(responses: Responses | None, batch: Batch, sending: _Sending) -> None:
     """Whatever came goes."""
     if responses is not None:
         responses.close()
@@ -282,7 +248,7 @@ def _send_anew(server: Server, batch: Batch, sending: _Sending) -> list[tuple[in
                 raise InFlightError(_USED)
             request._make_ready(batch.chosen)
         sending.many.ready = False
-        found = _left(server, batch, sending, batch.run(sending.at))
+        found = left_of(server, batch, sending, batch.run(sending.at))
         assert found is not None
         sending.many.ready = True
         if requests:
@@ -308,7 +274,7 @@ def _give_back(requests: list[InferenceRequest], held: list[threading.RLock]) ->
         deque(map(_let_lock_go, iter(held.pop, None)), 0)  # one step: none is let go twice
 
 
-def _left(server: Server, batch: Batch, sending: _Sending, found: int | None) -> list[tuple[int, Execution]] | None:
+def left_of(server: Server, batch: Batch, sending: _Sending, found: int | None) -> list[tuple[int, Execution]] | None:
     """After the native call, which found this: those that take longer, with their numbers; None: not all were ready."""
     many = sending.many
     waiting: list[tuple[int, Execution]] = []

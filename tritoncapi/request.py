@@ -594,6 +594,14 @@ class InferenceRequest(Handle):
             self._server._loaded(self.model)
         return threads + tuple(run.threads[: min(run.thread_count, RUN_THREADS)])
 
+    def release(self) -> Any:
+        """Gives the request away: the caller, or Triton, has to delete it. Waits for a native call that has it."""
+        with self._lock:
+            self._own_run()  # and keeps it: nobody sends what is another's
+            self._idle = False
+            self._batch = None
+            return super().release()
+
     def _take(self) -> Any:
         pointer = super()._take()
         if pointer is not None:

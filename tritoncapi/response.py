@@ -78,10 +78,14 @@ class InferenceResponse(Handle):
     @property
     def error(self) -> TritonError | None:
         """The error that this response stands for, or None (``TRITONSERVER_InferenceResponseError``)."""
-        error = self._library.api.InferenceResponseError(self.pointer)
+        pointer = self.pointer
+        error = self._library.api.InferenceResponseError(pointer)
         if not error:
             return None
-        found = self._library.api.read_error(error)  # the response owns it: read, never deleted
+        try:
+            found = self._library.api.read_error(error)
+        finally:
+            self._library.native.response_error_done(pointer, error)
         assert isinstance(found, TritonError)
         return found
 

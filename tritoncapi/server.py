@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from ._types import MetricFormat, ModelBatchFlag, ModelIndexFlag, ModelTxnProper
 from .allocator import Allocator, ResponseAllocator
 from .dispatcher import dispatcher
 from .errors import Error, TritonError
-from .many import infer_many
+from .many import Batch, Responses, drop, infer_many, left_of, waited_for
 from .message import take_json
 from .once import OneCall
 from .options import PathLike, ServerOptions
@@ -288,7 +288,52 @@ class Server(Handle):
         with self.request(model, inputs, version=version, **settings) as request:
             return request.infer(timeout=timeout, allocator=allocator, trace=trace)
 
-    infer_many = infer_many
+    def infer_many(
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        timeout: float | None = None,
+        allocator: Allocator | None = None,
+    ) -> Responses:
+        """Submits prepared requests and collects their responses, without a word of Python in between.
+
+        Each must have one response: Error for a decoupled model that sends none or several. Error responses are not
+        raised. InferTimeout when some are not there after ``timeout`` seconds: those requests are still in flight.
+        When Triton refuses one (``TRITONSERVER_ServerInferAsync``) that is raised, and the others' answers are dropped;
+        those that take longer are still in flight.
+        """
+        # The same ones once more are sent from here, in few steps: no model works meanwhile, and those of Triton's
+        # threads that fall asleep must be woken, one after the other.
+        batch: Batch | None = getattr(requests[0], "_batch", None) if type(requests) is list and requests else None
+        if (
+            batch is None
+            or not batch.quick
+            or timeout is not None
+            or batch.chosen is not (self._default_allocator if allocator is None else allocator)
+            or batch.requests != requests
+            or not batch.idle
+            or batch.chosen._pointer is None  # type: ignore[attr-defined]  # a quick one is a Handle
+            or self._pointer is None
+        ):
+            return infer_many(self, list(requests), timeout, allocator)
+        try:
+            sending = batch.idle.pop()
+        except IndexError:  # another thread's now
+            return infer_many(self, list(requests), timeout, allocator)
+        responses: Responses | None = None
+        try:
+            found = batch.run(sending.at)
+            if found is None:
+                return Responses(self, batch, sending)
+            waiting = left_of(self, batch, sending, found)
+            if waiting is not None:
+                responses = Responses(self, batch, sending)
+                return waited_for(responses, waiting, None, 0.0)
+        except BaseException:  # Ctrl-C too
+            drop(responses, batch, sending)
+            raise
+        batch.idle.append(sending)
+        return infer_many(self, batch.requests, timeout, allocator)
 
     def infer_async(
         self,

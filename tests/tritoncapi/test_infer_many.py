@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ import pytest
 import model_repos
 import tritoncapi as tc
 from tritoncapi._native import RUN_THREADS
-from tritoncapi.errors import ClosedError, Error, InFlightError, InternalError, InvalidArgError
+from tritoncapi.errors import ClosedError, Error, InFlightError, InternalError, InvalidArgError, TritonError
 
 ONE = {"INPUT0": np.array([1], np.int32)}
 
@@ -653,3 +653,42 @@ os._exit(0)  # an interrupt may have lost a response, which keeps the model
 def test_an_interrupt_gives_all_requests_back(child: Any, repository: Path, backends: Path) -> None:
     """Wherever it comes, they can be sent again afterwards, from other threads too."""
     assert int(child(INTERRUPTED, repository, backends, PYTHONWARNINGS="ignore")) > 50
+
+
+def test_what_comes_late_is_looked_at_too(tools: Any, tmp_path: Path, backends: Path) -> None:
+    """Answers that take longer than the native call waits: an error among them is one, and only until the next time."""
+    tools.add_model(tmp_path, "model", execute_delay_ms=300)
+    with ExitStack() as stack:
+        server = stack.enter_context(tc.Server(tmp_path, backend_directory=backends, log_info=False))
+        server.load("model")
+        request = stack.enter_context(server.request("model", ONE))
+        cancel = threading.Timer(0.15, request.cancel)
+        cancel.start()
+        with server.infer_many([request]) as responses:
+            assert responses.failed == [0]
+            with pytest.raises(TritonError):
+                responses.raise_for_error()
+        cancel.join()
+        for _ in range(2):
+            with server.infer_many([request]) as responses:
+                assert responses.failed == []
+                assert responses.raise_for_error()[0].error is None
+
+
+def test_a_released_request_is_not_sent(server: tc.Server) -> None:
+    request = server.request("add_sub", pair())
+    other = server.request("add_sub", pair())
+    requests = [other, request]
+    for _ in range(2):
+        server.infer_many(requests).close()
+    pointer = request.release()
+    for _ in range(2):
+        with pytest.raises(ClosedError):
+            server.infer_many(requests)
+    server.library.api.InferenceRequestDelete(pointer)
+    other.close()
+
+
+def test_its_type_hints_can_be_had(server: tc.Server) -> None:
+    assert get_type_hints(tc.Server.infer_many)["return"] is tc.Responses
+    assert tc.Server.infer_many.__qualname__ == "Server.infer_many"

@@ -504,6 +504,35 @@ def test_nothing_is_left_of_20000_requests(server: tc.Server) -> None:
     assert after - before < 20_000 * 8  # a single pointer each would be more
 
 
+def test_nothing_is_left_of_error_responses(server: tc.Server) -> None:
+    """Triton makes a new error each time that it is asked for a response's, and forgets it."""
+    heap = heap_probe().read
+    if isinstance(heap()["heap_in_use"], Missing):
+        pytest.skip("the heap cannot be measured here")
+
+    def send(count: int) -> None:
+        with server.request("fail_request", ONE) as request:
+            for _ in range(count):
+                execution = request.start()
+                assert execution.wait(60)
+                response = execution.poll()
+                assert response is not None
+                assert isinstance(response.error, TritonError)
+                response.close()
+                with server.infer_many([request]) as responses:
+                    assert responses.failed == [0]
+        report = tc.Traffic(server, tc.Target("fail_request", ONE), requests=count).run()
+        assert report.counts.errors == count
+
+    send(500)
+    gc.collect()
+    before: Any = heap()["heap_in_use"]
+    send(2000)
+    gc.collect()
+    after: Any = heap()["heap_in_use"]
+    assert after - before < 2000 * 3 * 20  # an error and its message are 96 B
+
+
 @pytest.mark.parametrize("version", [-2, 1 << 63, 1 << 70, (1 << 64) + 1])
 def test_a_version_that_no_model_can_have(server: tc.Server, version: int) -> None:
     with pytest.raises(ValueError, match="version is -1 to"):

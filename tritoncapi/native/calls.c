@@ -89,7 +89,9 @@ static void on_response(TRITONSERVER_InferenceResponse *response, const uint32_t
     call->old = NULL;
   }
   struct tc_event event = {.response = response, .time_ns = tc_now(), .flags = flags};
-  if (response) event.failed = tc_triton.InferenceResponseError(response) != NULL; /* here it is in a cache */
+  TRITONSERVER_Error *error = response ? tc_triton.InferenceResponseError(response) : NULL; /* here it is in a cache */
+  event.failed = error != NULL;
+  if (error) tc_response_error_done(response, error);
   struct tc_state *state = &call->state;
   if (response && state->responses++ == 0) state->first_response_ns = event.time_ns;
   if ((flags & TC_RESPONSE_FINAL) && state->finals++ == 0) state->final_ns = event.time_ns;

@@ -92,6 +92,7 @@ void tc_slot_response(TRITONSERVER_InferenceResponse *response, const uint32_t f
       slot->code = tc_error_code(error);
       tc_traffic_note_message(slot->worker->traffic, slot->code, tc_triton.ErrorMessage(error));
     }
+    if (error) tc_response_error_done(response, error);
     if (slot->keep && !slot->kept && !error)
       slot->kept = response;
     else

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "triton.h"
 
+#include <stdatomic.h>
 #include <dlfcn.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -57,4 +58,19 @@ const char *tc_bind(void *library) {
   void *cancel = dlsym(library, "TRITONSERVER_InferenceRequestCancel");
   memcpy(&tc_triton.InferenceRequestCancel, &cancel, sizeof cancel);
   return NULL;
+}
+
+/* An error that InferenceResponseError gave was read. tritonserver.h says that the response owns it; in fact Triton makes
+ * one at each call and forgets it (2.51). Two calls for one response tell: where they give different ones, each is ours. */
+void tc_response_error_done(TRITONSERVER_InferenceResponse *response, TRITONSERVER_Error *error) {
+  enum { UNKNOWN, OURS, THEIRS };
+  static atomic_int whose = UNKNOWN;
+  int known = atomic_load_explicit(&whose, memory_order_relaxed);
+  if (known == UNKNOWN) {
+    TRITONSERVER_Error *another = tc_triton.InferenceResponseError(response);
+    known = another && another != error ? OURS : THEIRS;
+    atomic_store_explicit(&whose, known, memory_order_relaxed);
+    if (known == OURS) tc_triton.ErrorDelete(another);
+  }
+  if (known == OURS) tc_triton.ErrorDelete(error);
 }

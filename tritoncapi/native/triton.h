@@ -40,7 +40,7 @@ struct tc_triton {
   TRITONSERVER_Error *(*InferenceRequestDelete)(TRITONSERVER_InferenceRequest *);
   TRITONSERVER_Error *(*InferenceResponseDelete)(TRITONSERVER_InferenceResponse *);
   void (*ErrorDelete)(TRITONSERVER_Error *);
-  TRITONSERVER_Error *(*InferenceResponseError)(TRITONSERVER_InferenceResponse *); /* the response owns it */
+  TRITONSERVER_Error *(*InferenceResponseError)(TRITONSERVER_InferenceResponse *); /* tc_response_error_done */
   TRITONSERVER_Error *(*InferenceResponseOutputCount)(TRITONSERVER_InferenceResponse *, uint32_t *);
   TRITONSERVER_Error *(*InferenceResponseOutput)(
       TRITONSERVER_InferenceResponse *, uint32_t index, const char **name, int *datatype, const int64_t **shape,
@@ -53,6 +53,8 @@ struct tc_triton {
   TRITONSERVER_Error *(*BufferAttributesSetCudaIpcHandle)(TRITONSERVER_BufferAttributes *, void *);
 };
 extern struct tc_triton tc_triton;
+
+void tc_response_error_done(TRITONSERVER_InferenceResponse *response, TRITONSERVER_Error *error);
 
 /* Nanoseconds of CLOCK_MONOTONIC: the clock of Triton's own time stamps and of Python's time.monotonic_ns(). */
 int64_t tc_now(void);
