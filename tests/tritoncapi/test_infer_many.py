@@ -689,6 +689,27 @@ def test_a_released_request_is_not_sent(server: tc.Server) -> None:
     other.close()
 
 
+@pytest.mark.parametrize("looked_at", [False, True])
+def test_an_interrupt_within_close_leaves_none(
+    server: tc.Server, requests: list[tc.InferenceRequest], looked_at: bool
+) -> None:
+    def interrupted(_: int) -> int:
+        raise KeyboardInterrupt
+
+    responses = server.infer_many(requests[:4])
+    if looked_at:
+        assert sums(responses)[0] == 100
+    batch = responses._batch
+    batch.put_aside = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        responses.close()
+    batch.put_aside = server.library.native.many_put_aside
+    for _ in range(3):
+        with server.infer_many(requests[:4]) as again:
+            assert sums(again) == [100, 101, 102, 103]
+    assert server.default_allocator.counts.live == 0
+
+
 def test_its_type_hints_can_be_had(server: tc.Server) -> None:
     assert get_type_hints(tc.Server.infer_many)["return"] is tc.Responses
     assert tc.Server.infer_many.__qualname__ == "Server.infer_many"

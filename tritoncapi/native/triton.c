@@ -2,8 +2,8 @@
 #define _GNU_SOURCE
 #include "triton.h"
 
-#include <stdatomic.h>
 #include <dlfcn.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
