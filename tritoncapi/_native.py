@@ -249,6 +249,7 @@ class Many(ctypes.Structure):
 
 NOT_READY = c_size_t(-1).value  # instead of how many were submitted
 NOT_WHOLE = 1  # instead of an error's address: it says what is left
+NOT_KEPT = 2  # all came; not to be left in the answers when they are closed
 
 
 class TrafficOptions(ctypes.Structure):

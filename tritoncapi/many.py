@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 import time
 import warnings
@@ -14,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from ._handle import _taking
-from ._native import NOT_READY, NOT_WHOLE, Answer, Many, Native
+from ._native import NOT_KEPT, NOT_READY, NOT_WHOLE, Answer, Many, Native
 from ._types import Error_p
 from .allocator import Allocator
 from .errors import Error, InFlightError, TritonError
@@ -44,7 +45,9 @@ class Responses(Sequence[InferenceResponse]):
         self._sending: _Sending | None = sending
         self._server = server
         self._batch = batch
-        self._made: dict[int, InferenceResponse] | None = None  # those that were asked for
+        #: Those that were asked for. None: none was, and all may stay where they are when this is closed.
+        self._made: dict[int, InferenceResponse] | None = None
+        sending.closed = False
 
     def __len__(self) -> int:
         return len(self._batch.requests)
@@ -101,16 +104,10 @@ class Responses(Sequence[InferenceResponse]):
         if sending is None:
             return
         batch, made, self._made = self._batch, self._made, None
-        try:
-            if made:
-                _close_made(made, sending)
-            error = batch.delete(sending.at) if not batch.quick or batch.put_aside(sending.at) else None
-        except BaseException:  # Ctrl-C: it goes on to whom it was meant for, but not before these are gone
-            with suppress(TritonError):
-                _close_made(made or {}, sending)
-            batch.delete(sending.at)
-            raise
-        batch.idle.append(sending)
+        # Where nobody looked, each goes when its successor comes: no native call, while no model works.
+        error = _close_some(batch, made, sending) if made is not None else None
+        sending.closed = True
+        batch.rest(sending)
         if error is not None:
             raise self._server.library.api.take_error(
                 ctypes.cast(error, Error_p), "TRITONSERVER_InferenceResponseDelete"
@@ -130,6 +127,19 @@ class Responses(Sequence[InferenceResponse]):
         self.close()
 
 
+def _close_some(batch: Batch, made: dict[int, InferenceResponse], sending: _Sending) -> int | None:
+    """Closes these, and the others that the answers have. Returns an error's address, or None."""
+    try:
+        _close_made(made, sending)
+        left = not batch.quick or batch.put_aside(sending.at)
+        return batch.delete(sending.at) if left else None
+    except BaseException:  # Ctrl-C: it goes on to whom it was meant for, but not before these are gone
+        with suppress(TritonError):
+            _close_made(made, sending)
+        batch.delete(sending.at)
+        raise
+
+
 def _close_made(made: dict[int, InferenceResponse], sending: _Sending) -> None:
     for number, response in made.items():
         sending.answers[number].response = None  # the response's to delete, if an interrupt left both with it
@@ -137,7 +147,11 @@ def _close_made(made: dict[int, InferenceResponse], sending: _Sending) -> None:
 
 
 class Batch:
-    """Requests that were sent together, with what native code needs to send them so again."""
+    """Requests that were sent together, with what native code needs to send them so again.
+
+    Answers of ``idle`` sendings may have responses that were closed: whoever has a request of these finds them by its
+    ``_batches``.
+    """
 
     def __init__(self, native: Native, requests: list[InferenceRequest], chosen: Allocator) -> None:
         for request in requests:
@@ -150,15 +164,58 @@ class Batch:
         self.runs = (ctypes.c_void_p * len(requests))(*[request._run_at for request in requests])
         self.run, self.put_aside, self.delete = native.many_run, native.many_put_aside, native.many_delete
         self.idle: list[_Sending] = []
+        self.over = False  # it is not sent again
+
+    def enter(self) -> None:
+        """From now on its requests know it, and the first one that it is to be sent so again."""
+        first = self.requests[0]
+        if first._batch is self or self.over:
+            return
+        if first._batch is not None:
+            first._batch.retire()
+        for request in self.requests:
+            request._batches.append(self)
+        first._batch = self
+
+    def rest(self, sending: _Sending) -> None:
+        """It may have responses that were closed."""
+        self.idle.append(sending)
+        if self.over:
+            self.clear()
+
+    def retire(self) -> None:
+        """The end of it: one of its requests goes, or is the first of others."""
+        self.over = True
+        if self.requests[0]._batch is self:
+            self.requests[0]._batch = None
+        for request in self.requests:
+            with suppress(ValueError):
+                request._batches.remove(self)
+        self.clear()
+
+    def clear(self) -> None:
+        """Deletes the responses that were closed."""
+        cleared = []
+        while self.idle:
+            with suppress(IndexError):  # another thread's now
+                cleared.append(self.idle.pop())
+                self.delete(cleared[-1].at)
+        if not self.over:
+            self.idle += cleared
 
 
 class _Sending:
-    """What one native call needs; used by one thread at a time. Idle, it has no response, and the usual time-out."""
+    """What one native call needs; used by one thread at a time.
 
-    __slots__ = ("answers", "at", "calls", "many")
+    Idle, it has the usual time-out; and responses, if it has any, that were closed.
+    """
+
+    __slots__ = ("answers", "at", "calls", "closed", "delete", "many")
 
     def __init__(self, batch: Batch) -> None:
         count = len(batch.requests)
+        self.closed = False
+        self.delete = batch.delete
         self.answers: Any = (Answer * count)()
         self.calls = (ctypes.c_void_p * count)()
         self.many = Many(
@@ -171,8 +228,12 @@ class _Sending:
 
     def __del__(self) -> None:
         answers = getattr(self, "answers", ())
-        if any(answer.response for answer in answers):
+        if not any(answer.response for answer in answers):
+            return
+        if not self.closed:
             warnings.warn(f"unclosed responses of {len(answers)} requests", ResourceWarning, source=self, stacklevel=2)
+        elif not sys.is_finalizing():
+            self.delete(self.at)
 
 
 def infer_many(
@@ -252,7 +313,7 @@ def _send_anew(server: Server, batch: Batch, sending: _Sending) -> list[tuple[in
         assert found is not None
         sending.many.ready = True
         if requests:
-            requests[0]._batch = batch
+            batch.enter()
         return found
     finally:
         # Whatever interrupts this, and then that goes on: an interrupt is looked for after each call.
@@ -283,7 +344,7 @@ def left_of(server: Server, batch: Batch, sending: _Sending, found: int | None) 
             execution = request._execution if many.ready else request._collect()
             if execution is not None:
                 waiting.append((number, execution))
-    if found is not None and found != NOT_WHOLE:
+    if found not in (None, NOT_WHOLE, NOT_KEPT):
         raise server.library.api.take_error(ctypes.cast(found, Error_p), "TRITONSERVER_ServerInferAsync")
     return None if many.submitted == NOT_READY else waiting
 

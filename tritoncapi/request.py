@@ -107,6 +107,7 @@ class InferenceRequest(Handle):
         self._idle = False  # nothing has to be done before it can be sent with the allocator in _run
         self._shared = False  # native code may take it, for a call of many; see _own_run
         self._batch: Batch | None = None  # the last one that it was the first of
+        self._batches: list[Batch] = []  # those it is in
         self._look: Look | None = None  # what infer() reads of its outputs
         self._threads: tuple[int, ...] = ()  # the model answered on these
         self._chosen: Allocator | None = None  # the one in _run
@@ -569,7 +570,7 @@ class InferenceRequest(Handle):
                 return
             self._own_run()
             self._idle = False
-            self._batch = None
+            self._leave_batches()
             execution = self._execution
             if execution is not None and not execution.done:
                 held, self._held = self._held, {}
@@ -599,8 +600,13 @@ class InferenceRequest(Handle):
         with self._lock:
             self._own_run()  # and keeps it: nobody sends what is another's
             self._idle = False
-            self._batch = None
+            self._leave_batches()
             return super().release()
+
+    def _leave_batches(self) -> None:
+        """What nobody has any more of the responses to this goes, and none is put aside with others' again."""
+        while self._batches:
+            self._batches[-1].retire()
 
     def _take(self) -> Any:
         pointer = super()._take()

@@ -32,5 +32,8 @@ class Roster:
 
     def clear_aside(self) -> None:
         """Deletes the closed responses that they have put aside."""
-        for request in self.all():
+        requests = self.all()
+        for request in requests:
             self._library.native.run_clear(request._run, False)
+        for batch in {batch for request in requests for batch in tuple(request._batches)}:
+            batch.clear()

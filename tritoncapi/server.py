@@ -332,7 +332,7 @@ class Server(Handle):
         except BaseException:  # Ctrl-C too
             drop(responses, batch, sending)
             raise
-        batch.idle.append(sending)
+        batch.rest(sending)
         return infer_many(self, batch.requests, timeout, allocator)
 
     def infer_async(

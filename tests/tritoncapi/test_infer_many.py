@@ -42,6 +42,10 @@ def requests(server: tc.Server) -> Iterator[list[tc.InferenceRequest]]:
         yield [stack.enter_context(server.request("add_sub", pair(value, 100))) for value in range(64)]
 
 
+def pooled() -> tc.ResponseAllocator:
+    return tc.ResponseAllocator(reuse=True, keep_records=False)
+
+
 def sums(responses: tc.Responses) -> list[int]:
     return [int(response["OUTPUT0"].numpy()[0]) for response in responses]
 
@@ -356,124 +360,6 @@ def test_more_threads_answer_than_a_request_remembers(tmp_path: Path, make_serve
     server.wait_unloaded(timeout=20)
 
 
-# Closed responses that are put aside
-
-
-def test_small_ones_are_put_aside_and_do_not_count(server: tc.Server) -> None:
-    allocator = server.default_allocator
-    with server.request("add_sub", pair()) as request:
-        for _ in range(5):
-            request.infer().close()
-            assert request._run.aside
-        assert allocator.counts.live == 0
-        assert not request._run.aside, "who looks at the counts sees what is held"
-        first, second = request.infer(), request.infer()
-        first.close()
-        second.close()  # there is room for one
-        assert request._run.aside
-        assert allocator.counts.live == 0
-        request.infer().close()
-    assert not request._run.aside or request._run.aside == 2**64 - 1
-    with server.request("add_sub", pair()) as request:
-        kept = request.infer()
-    kept.close()  # after its request
-    assert allocator.counts.live == 0
-
-
-def test_large_ones_are_not(server: tc.Server) -> None:
-    values = np.zeros(1 << 19, np.int32)
-    with (
-        server.request("add_sub", {"INPUT0": values, "INPUT1": values}) as large,
-        server.request("add_sub", pair()) as small,
-    ):
-        large.infer().close()
-        assert not large._run.aside
-        with large.infer():
-            small.infer().close()
-            assert not small._run.aside, "much is out: nothing more is held"
-        server.infer_many([large, small]).close()
-        assert not large._run.aside
-        small.infer().close()
-        assert small._run.aside
-
-
-def test_an_answer_of_another_allocator_in_between(server: tc.Server) -> None:
-    with server.request("add_sub", pair()) as request, tc.CallableAllocator(lambda *_: tc.CPU) as python:
-        held = request.infer()
-        request.infer(allocator=python).close()
-        held.close()
-        assert request._run.aside
-        with tc.ResponseAllocator() as allocator:
-            request.infer(allocator=allocator).close()
-            assert allocator.counts.live == 0
-    assert server.default_allocator.counts.live == 0
-
-
-@contextmanager
-def pooled() -> Iterator[tc.ResponseAllocator]:
-    with tc.ResponseAllocator(reuse=True, keep_records=False) as allocator:
-        yield allocator
-
-
-def test_those_of_an_allocator_that_keeps_buffers_are_put_aside_too(
-    server: tc.Server, requests: list[tc.InferenceRequest]
-) -> None:
-    with pooled() as allocator:
-        for _ in range(5):
-            with server.infer_many(requests, allocator=allocator) as responses:
-                assert sums(responses) == [value + 100 for value in range(64)]
-            assert all(request._run.aside for request in requests)
-        assert allocator.counts.live == allocator.counts.live_bytes == 0
-        assert not any(request._run.aside for request in requests)
-        made = allocator.counts.allocations - allocator.counts.reused
-        assert 2 * 64 <= made <= 2 * 2 * 64, "for those put aside, and the next"
-        requests[0].infer(allocator=allocator).close()
-        assert requests[0]._run.aside
-        requests[0].infer().close()  # with another allocator, to the same request
-        assert requests[0]._run.aside
-        requests[1].infer(allocator=allocator).close()
-    # It closes, although the last one had been put aside.
-
-
-def test_with_records_none_are(server: tc.Server) -> None:
-    with (
-        server.request("add_sub", pair()) as request,
-        tc.ResponseAllocator(reuse=True) as recording,
-        tc.ResponseAllocator(keep_records=False) as plain,
-    ):
-        for allocator in (recording, plain):
-            request.infer(allocator=allocator).close()
-            server.infer_many([request], allocator=allocator).close()
-            assert not request._run.aside
-        assert all(record.released_ns for record in recording.records)
-
-
-def test_responses_closed_after_their_allocator(server: tc.Server) -> None:
-    """An error has no buffers: nothing keeps its allocator open."""
-    wrong = {"INPUT0": np.array([1], np.int32), "INPUT1": np.array([1, 2], np.int32)}
-    with server.request("add_sub", wrong) as request:
-        for _ in range(5):
-            with pooled() as allocator:
-                many = server.infer_many([request], allocator=allocator)
-                assert many.failed == [0]
-                one = many[0]
-            with pooled():  # which may have its memory
-                one.close()
-                many.close()
-
-
-def test_error_responses_made_after_their_allocator_closed(
-    make_server: Callable[..., tc.Server], repository: Path
-) -> None:
-    server = make_server(repository, startup_models=["fail_request"])
-    with server.request("fail_request", ONE) as request:
-        with pooled() as allocator:
-            many = server.infer_many([request], allocator=allocator)
-        with many:
-            assert isinstance(many[0].error, InternalError)
-    server.close(timeout=10)
-
-
 def test_requests_of_another_server(make_server: Callable[..., tc.Server], repository: Path) -> None:
     one, two = (make_server(repository, startup_models=["add_sub"]) for _ in range(2))
     with ExitStack() as stack:
@@ -687,27 +573,6 @@ def test_a_released_request_is_not_sent(server: tc.Server) -> None:
             server.infer_many(requests)
     server.library.api.InferenceRequestDelete(pointer)
     other.close()
-
-
-@pytest.mark.parametrize("looked_at", [False, True])
-def test_an_interrupt_within_close_leaves_none(
-    server: tc.Server, requests: list[tc.InferenceRequest], looked_at: bool
-) -> None:
-    def interrupted(_: int) -> int:
-        raise KeyboardInterrupt
-
-    responses = server.infer_many(requests[:4])
-    if looked_at:
-        assert sums(responses)[0] == 100
-    batch = responses._batch
-    batch.put_aside = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        responses.close()
-    batch.put_aside = server.library.native.many_put_aside
-    for _ in range(3):
-        with server.infer_many(requests[:4]) as again:
-            assert sums(again) == [100, 101, 102, 103]
-    assert server.default_allocator.counts.live == 0
 
 
 def test_its_type_hints_can_be_had(server: tc.Server) -> None:

@@ -50,10 +50,33 @@ static void file_event(struct tc_call *call, struct tc_event event) {
   call->events[call->tail++] = event;
 }
 
+/* Takes the response of a call that is done, if one came and nobody took it: the answer is whole then. */
+static bool take_whole(struct tc_call *call, struct tc_answer *answer) {
+  if (call->state.responses != 1) return false;
+  while (call->head < call->tail && !call->events[call->head].response) call->head++;
+  if (call->head == call->tail) return false;
+  const struct tc_event *event = &call->events[call->head++];
+  answer->response = event->response;
+  answer->time_ns = event->time_ns;
+  answer->thread = call->state.thread;
+  answer->final = event->flags & TC_RESPONSE_FINAL;
+  answer->failed = event->failed;
+  return true;
+}
+
 static _Atomic uint32_t *leave_group(struct tc_call *call) {
   struct tc_group *group = call->group;
   call->group = NULL;
   return tc_group_leave(group);
+}
+
+/* Done: who waits for the group finds the answer, and need not look at the call. */
+static _Atomic uint32_t *finish_in_group(struct tc_call *call) {
+  if (take_whole(call, call->answer)) {
+    call->key = 0;
+    call->head = call->tail;
+  }
+  return leave_group(call);
 }
 
 /* Wakes those who wait for what came, and lets the call's lock go. One who waits for the end is not woken for each part
@@ -64,7 +87,7 @@ static void announce(struct tc_call *call, uint64_t key) {
   _Atomic uint32_t *told = NULL;
   if (call->state.done && !before) {
     if (call->inbox) tc_inbox_post(call->inbox, call->key);
-    if (call->group) told = leave_group(call);
+    if (call->group) told = finish_in_group(call);
   }
   if (call->wait_any || (call->wait_done && call->state.done)) pthread_cond_broadcast(&call->changed);
   bool notify = call->notify, over = call->state.done;
@@ -233,7 +256,7 @@ static bool wait_for(struct tc_call *call, uint64_t key, int until_done, int64_t
   return is_met(call, key, until_done);
 }
 
-/* Those that are not done leave their group, which nobody waits for any more. */
+/* Those that are not done leave their group, which nobody waits for any more; no answer comes from now on. */
 void tc_calls_ungroup(struct tc_call **calls, size_t count) {
   for (size_t i = 0; i < count; i++) {
     pthread_mutex_lock(&calls[i]->lock);
@@ -246,21 +269,13 @@ void tc_calls_ungroup(struct tc_call **calls, size_t count) {
  * The call is closed then. Says whether. */
 bool tc_call_take_answer(struct tc_call *call, uint64_t key, int64_t timeout_ns, struct tc_answer *answer) {
   pthread_mutex_lock(&call->lock);
-  bool whole = wait_for(call, key, 1, timeout_ns) && call->state.responses == 1;
+  bool whole = wait_for(call, key, 1, timeout_ns) && take_whole(call, answer);
   if (call->key == key) answer->thread = call->state.thread;
-  struct tc_event *event = &call->events[call->head];
-  while (whole && call->head < call->tail && !event->response) event++, call->head++;
-  if (!whole || call->head == call->tail) {
+  if (whole)
+    close_call(call);
+  else
     pthread_mutex_unlock(&call->lock);
-    return false;
-  }
-  answer->response = event->response;
-  answer->time_ns = event->time_ns;
-  answer->final = event->flags & TC_RESPONSE_FINAL;
-  answer->failed = event->failed;
-  call->head++;
-  close_call(call);
-  return true;
+  return whole;
 }
 
 /* Waits until an event can be taken, or the call is done, or (until_done) only the latter. Fills `state`.

@@ -40,10 +40,12 @@ struct tc_call {
   struct tc_event few[TC_FEW], *events; /* events[head, tail) wait to be taken */
   uint32_t head, tail, capacity;
   struct tc_group *group;
+  struct tc_answer *answer; /* in a group: where a whole answer goes; the call is closed then */
   struct tc_inbox *inbox; /* where the key goes when all has come */
   TRITONSERVER_InferenceResponse *old; /* to be deleted when a new one comes */
   TRITONSERVER_ResponseAllocator *allocator;
-  uint64_t next_key;
+  /* Not on the callbacks' lines: who reserves and puts back many has these in the cache. */
+  _Alignas(64) uint64_t next_key;
   struct tc_call *next; /* of those that are idle */
 };
 

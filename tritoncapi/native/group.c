@@ -1,7 +1,7 @@
 /* Groups: calls that are waited for together, by one thread, which is woken for all of them and not for each.
  *
- * One that sleeps is woken late. Where there are cores to spare it is woken when few are left, has time to fetch what
- * came, and looks for the last ones itself. */
+ * One that sleeps is woken late. Where there are cores to spare it is woken when few are left, and looks for the last
+ * ones itself. */
 #define _GNU_SOURCE
 #include "group.h"
 
@@ -31,33 +31,27 @@ void tc_group_add(struct tc_group *group, size_t count) { atomic_fetch_add(&grou
 /* Some of those never were. */
 void tc_group_remove(struct tc_group *group, size_t count) { atomic_fetch_sub(&group->left, (uint32_t)count); }
 
-/* Under the call's lock, which who waits needs before the group goes. Returns the futex to wake, or NULL; waking it when
- * the group has just gone harms nobody. */
+/* Returns the futex to wake, or NULL; waking it when the group has just gone harms nobody. Who leaves does so last of all,
+ * but for the last one, which the group waits for: so one that finds few left says so before. Of two at the same time
+ * none may find that; who waits is then woken at the end. */
 _Atomic uint32_t *tc_group_leave(struct tc_group *group) {
-  uint32_t few = group->few, left = atomic_fetch_sub(&group->left, 1) - 1, many = MANY_LEFT;
-  if (!left) return atomic_exchange(&group->state, OVER) == FEW_LEFT ? NULL : &group->state;
-  return left == few && atomic_compare_exchange_strong(&group->state, &many, FEW_LEFT) ? &group->state : NULL;
-}
-
-/* Waits until few are left, or none, or the time is over. Says whether some are worth fetching before the others. */
-bool tc_group_wait_for_few(struct tc_group *group, int64_t deadline) {
-  uint32_t left = atomic_fetch_sub(&group->left, 1) - 1;
-  if (!left) {
-    atomic_store(&group->state, OVER);
-    return false;
-  }
-  /* It may have been so for a moment before, while the others were not submitted. Should it come true again just now,
-   * this is woken at the end. */
-  uint32_t before = left <= group->few ? MANY_LEFT : FEW_LEFT, after = left <= group->few ? FEW_LEFT : MANY_LEFT;
-  atomic_compare_exchange_strong(&group->state, &before, after);
-  while (group->few && atomic_load_explicit(&group->state, memory_order_acquire) == MANY_LEFT)
-    if (!tc_futex_wait(&group->state, MANY_LEFT, deadline)) return false;
-  return atomic_load_explicit(&group->state, memory_order_acquire) == FEW_LEFT;
+  _Atomic uint32_t *state = &group->state;
+  uint32_t few = group->few, many = MANY_LEFT;
+  bool tell = few && atomic_load_explicit(&group->left, memory_order_relaxed) == few + 1 &&
+              atomic_compare_exchange_strong(state, &many, FEW_LEFT);
+  bool looks = atomic_fetch_sub(&group->left, 1) == 1 ? atomic_exchange(state, OVER) == FEW_LEFT : true;
+  return tell || !looks ? state : NULL;
 }
 
 /* Waits until all are done; false when the time is over. */
 bool tc_group_wait(struct tc_group *group, int64_t deadline) {
-  uint32_t state = atomic_load_explicit(&group->state, memory_order_acquire);
+  uint32_t left = atomic_fetch_sub(&group->left, 1) - 1;
+  if (!left) return true;
+  /* It may have been so for a moment before, while the others were not submitted. */
+  uint32_t state = left <= group->few ? MANY_LEFT : FEW_LEFT, now = left <= group->few ? FEW_LEFT : MANY_LEFT;
+  atomic_compare_exchange_strong(&group->state, &state, now);
+  while ((state = atomic_load_explicit(&group->state, memory_order_acquire)) == MANY_LEFT)
+    if (!tc_futex_wait(&group->state, MANY_LEFT, deadline)) return false;
   if (state == FEW_LEFT) {
     for (int64_t end = tc_now() + TC_MOMENT_NS; state == FEW_LEFT && tc_now() < end;)
       for (int i = 0; state == FEW_LEFT && i < TC_LOOKS; i++) {

@@ -17,7 +17,6 @@ void tc_group_open(struct tc_group *group, size_t count);
 void tc_group_add(struct tc_group *group, size_t count);
 void tc_group_remove(struct tc_group *group, size_t count);
 _Atomic uint32_t *tc_group_leave(struct tc_group *group);
-bool tc_group_wait_for_few(struct tc_group *group, int64_t deadline);
 bool tc_group_wait(struct tc_group *group, int64_t deadline);
 void tc_group_close(struct tc_group *group);
 

@@ -5,8 +5,9 @@
 
 enum { FIRST = 4, TOGETHER = 64 };
 
-/* Instead of an error: the results say what is left. */
+/* Instead of an error: the results say what is left; all came, but there is too much of it to be kept when it is closed. */
 #define NOT_WHOLE ((TRITONSERVER_Error *)1)
+#define NOT_KEPT ((TRITONSERVER_Error *)2)
 
 static void let_go(struct tc_run *run, uint32_t state) {
   if (atomic_exchange(&run->state, state) == TC_WANTED) tc_futex_wake(&run->state);
@@ -64,10 +65,13 @@ static TRITONSERVER_Error *begin_all(const struct tc_many *many, struct tc_group
     tc_group_add(group, end - *begun);
     for (prepared = *begun; prepared < end && !error;) {
       struct tc_run *run = runs[prepared];
-      run->answer.response = NULL;
+      struct tc_answer *answer = &many->answers[prepared];
+      TRITONSERVER_InferenceResponse *old = answer->response ? answer->response : tc_run_take_aside(run, NULL);
+      run->answer.response = answer->response = NULL;
+      calls[prepared]->answer = answer;
       error = tc_call_prepare(
-          calls[prepared], run->request, run->allocator, run->allocator_userp, NULL, group,
-          tc_run_take_aside(run, NULL), &keys[prepared - *begun]);
+          calls[prepared], run->request, run->allocator, run->allocator_userp, NULL, group, old,
+          &keys[prepared - *begun]);
       if (!error) prepared++;
     }
     if (error) tc_group_remove(group, end - prepared - 1);
@@ -88,18 +92,9 @@ static TRITONSERVER_Error *begin_all(const struct tc_many *many, struct tc_group
   return error;
 }
 
-/* Takes the answer, if it is whole and was not taken before: no answer has a response then. Says whether it is taken. */
-static bool take(const struct tc_many *many, size_t i) {
-  struct tc_run *run = many->runs[i];
-  struct tc_answer *answer = &many->answers[i];
-  if (answer->response) return true;
-  if (!tc_call_take_answer(many->calls[i], run->key, 0, answer)) return false;
-  note_thread(run, answer->thread);
-  return true;
-}
-
-/* All are submitted before one is waited for. Returns NULL when each is answered, NOT_WHOLE, or what Triton refused one
- * with; the later ones are then not submitted, those before it are answered as usual. */
+/* All are submitted before one is waited for. Responses that the answers have yet were closed: each goes when its
+ * successor comes. Returns NULL when each is answered, and they may be left so; NOT_KEPT, NOT_WHOLE, or what Triton
+ * refused one with; the later ones are then not submitted, those before it are answered as usual. */
 TRITONSERVER_Error *tc_many_run(struct tc_many *many) {
   size_t count = many->count, begun = 0, done = 0;
   many->submitted = many->unfinished = 0;
@@ -114,13 +109,11 @@ TRITONSERVER_Error *tc_many_run(struct tc_many *many) {
   tc_group_open(&group, count);
   TRITONSERVER_Error *error = begin_all(many, &group, &begun);
   many->submitted = begun;
-  if (tc_group_wait_for_few(&group, deadline))
-    for (size_t i = 0; i < begun; i++)
-      if (atomic_load_explicit(&many->calls[i]->over, memory_order_acquire)) take(many, i);
   if (!tc_group_wait(&group, deadline)) tc_calls_ungroup(many->calls, begun);
   for (size_t i = 0; i < count; i++) {
     struct tc_run *run = many->runs[i];
-    bool whole = i >= begun || take(many, i);
+    bool sent = i < begun, whole = !sent || many->answers[i].response;
+    if (sent && whole) note_thread(run, many->answers[i].thread);
     if (whole) {
       tc_run_set_key(run, 0);
       many->calls[done++] = many->calls[i];
@@ -131,5 +124,6 @@ TRITONSERVER_Error *tc_many_run(struct tc_many *many) {
   }
   tc_group_close(&group);
   tc_calls_put_back(many->calls, done);
-  return error || !many->unfinished ? error : NOT_WHOLE;
+  if (error || many->unfinished) return error ? error : NOT_WHOLE;
+  return many->allocator && tc_has_room_aside(many->allocator) ? NULL : NOT_KEPT;
 }
