@@ -15,8 +15,7 @@ from ._native import Answer
 from ._types import Error_p
 from .allocator import Allocator
 from .errors import Error
-from .execution import Execution
-from .many import the_one
+from .execution import Execution, the_one
 from .response import InferenceResponse
 
 if TYPE_CHECKING:

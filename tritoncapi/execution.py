@@ -158,3 +158,29 @@ class Execution:
         else:
             what = f"{seen.responses} response(s) came, but neither a final one nor the release"
         return f"no answer within {timeout or 0:g} s: {what}"
+
+
+def the_one(execution: Execution) -> InferenceResponse:
+    """The one response of a finished execution, an error response too."""
+    found = []
+    while (response := execution.poll()) is not None:
+        found.append(response)
+    if len(found) == 1:
+        return found[0]
+    for response in found:
+        response.close()
+    raise Error(f"the model sent {len(found)} responses where one is due; a decoupled model needs stream()")
+
+
+def checked(response: InferenceResponse) -> InferenceResponse:
+    """The response, or its error raised and the response closed."""
+    error = response.error
+    if error is not None:
+        response.close()
+        raise error
+    return response
+
+
+def only_response(execution: Execution) -> InferenceResponse:
+    """The one response of a finished execution, checked."""
+    return checked(the_one(execution))

@@ -19,7 +19,7 @@ from ._native import NOT_KEPT, NOT_READY, NOT_WHOLE, Answer, Many, Native
 from ._types import Error_p
 from .allocator import Allocator
 from .errors import Error, InFlightError, TritonError
-from .execution import Execution, InferTimeout
+from .execution import Execution, InferTimeout, the_one
 from .response import InferenceResponse
 
 if TYPE_CHECKING:
@@ -347,15 +347,3 @@ def left_of(server: Server, batch: Batch, sending: _Sending, found: int | None) 
     if found not in (None, NOT_WHOLE, NOT_KEPT):
         raise server.library.api.take_error(ctypes.cast(found, Error_p), "TRITONSERVER_ServerInferAsync")
     return None if many.submitted == NOT_READY else waiting
-
-
-def the_one(execution: Execution) -> InferenceResponse:
-    """The one response of a finished execution, an error response too."""
-    found = []
-    while (response := execution.poll()) is not None:
-        found.append(response)
-    if len(found) == 1:
-        return found[0]
-    for response in found:
-        response.close()
-    raise Error(f"the model sent {len(found)} responses where one is due; a decoupled model needs stream()")

@@ -22,10 +22,10 @@ from ._native import ONCE_ANSWER, ONCE_ANSWER_AT, ONCE_REQUEST_AT, Input, Once
 from ._types import DataType, Error_p, InferenceRequest_p
 from .allocator import Allocator, ResponseAllocator
 from .dlpack import TensorView
-from .execution import Execution, InferTimeout
+from .execution import Execution, InferTimeout, checked, only_response
 from .output import Look
 from .place import CPU, Place
-from .request import InferenceRequest, _forgotten, checked, only_response
+from .request import InferenceRequest, _forgotten
 from .response import NOWHERE, InferenceResponse
 from .tensor import data_offset, datatype_of, raw_address
 

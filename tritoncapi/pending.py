@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .dispatcher import dispatcher
 from .errors import Error
-from .execution import Execution
+from .execution import Execution, checked, only_response
 from .response import InferenceResponse
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ class InferFuture(Future[InferenceResponse]):
         return cancelled
 
     def _look(self) -> bool:
-        from .request import only_response  # noqa: PLC0415 - they need each other
 
         if not self._execution.done:
             return False
@@ -58,8 +57,6 @@ class InferFuture(Future[InferenceResponse]):
 async def stream_async(request: InferenceRequest, execution: Execution) -> AsyncIterator[InferenceResponse]:
     """The responses of a submitted request as they come; see ``InferenceRequest.stream_async``."""
     import asyncio  # noqa: PLC0415 - takes longer than all of ours; who is in an event loop has it already
-
-    from .request import checked  # noqa: PLC0415
 
     handover = _Handover(asyncio.get_running_loop(), asyncio.Event())
 

@@ -3,67 +3,34 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
-from ._handle import Handle
 from ._names import c_name
 from ._native import RUN_RESPONSE, RUN_RESULTS, RUN_RESULTS_AT, RUN_TAKEN, RUN_THREADS, Run
-from ._types import DataType, Error_p, InferenceResponse_p, MemoryType, ParameterType, RequestFlag
+from ._types import Error_p, InferenceResponse_p
 from .allocator import Allocator
-from .attributes import BufferAttributes
 from .awaiting import infer_await
-from .dlpack import TensorView, from_dlpack
-from .errors import Error, InFlightError
-from .execution import Execution, InferTimeout
-from .many import Batch, the_one
-from .memory import Buffer
+from .errors import InFlightError
+from .execution import Execution, InferTimeout, checked, only_response
+from .many import Batch
 from .output import Look
-from .parameter import ParameterValue, parameter_type
 from .pending import Abandoned, InferFuture, stream_async
+from .request_content import IN_FLIGHT, RequestContent
 from .response import NOWHERE, InferenceResponse, Quick
-from .tensor import datatype_of, encode, raw_address
 from .trace import Trace
 
 if TYPE_CHECKING:
     from .awaiting import Inbox
     from .server import Server
 
-InputData = npt.ArrayLike | TensorView | Any
-"""A tensor: an array or what NumPy makes one of, a TensorView, or anything with DLPack (a CuPy or torch tensor)."""
-
-
-_ON_CPU = (MemoryType.CPU, 0)
-_IN_FLIGHT = "this request is in flight: wait for its final response and its release first"
 _FIRST_WAIT = 0.01  # seconds in one native call with the request's lock held; longer waits can be interrupted
 _FIRST_WAIT_NS = int(_FIRST_WAIT * 1e9)
 
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
-_Method = Callable[Concatenate["InferenceRequest", _Arguments], _Result]
 
-
-def _changing(method: _Method[_Arguments, _Result]) -> _Method[_Arguments, _Result]:
-    """A method that changes a request: not in flight, and no other thread sends it meanwhile."""
-
-    @functools.wraps(method)
-    def changed(self: InferenceRequest, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        self.pointer  # noqa: B018 - raises at once, where the lock would be waited for
-        with self._lock:
-            if not self._own_run(0):
-                raise InFlightError(_IN_FLIGHT)
-            return method(self, *args, **kwargs)
-
-    return changed
-
-
-class InferenceRequest(Handle):
+class InferenceRequest(RequestContent):
     """A request for one model (``TRITONSERVER_InferenceRequestNew``); may be used again when it is not in flight.
 
     While it is in flight it is Triton's: everything but ``cancel`` and ``is_cancelled`` raises InFlightError. Closing
@@ -116,13 +83,13 @@ class InferenceRequest(Handle):
         super().__init__(pointer, server)
         self._run.server, self._run.request = server.pointer, pointer
 
-    # What the request says
+    # Where it is
 
     @property
     def pointer(self) -> Any:
         """The C pointer, while it is ours."""
         if self._is_within() or self.in_flight:
-            raise InFlightError(_IN_FLIGHT)
+            raise InFlightError(IN_FLIGHT)
         return super().pointer
 
     @property
@@ -153,179 +120,6 @@ class InferenceRequest(Handle):
     def _execution(self, execution: Execution | None) -> None:
         self._current = execution
         self._posted = 0
-
-    @property
-    def id(self) -> str:
-        """``TRITONSERVER_InferenceRequestId``."""
-        return (self._api.InferenceRequestId(self.pointer) or b"").decode()
-
-    @id.setter
-    @_changing
-    def id(self, value: str) -> None:
-        self._api.InferenceRequestSetId(self.pointer, value.encode())
-
-    @property
-    def flags(self) -> RequestFlag:
-        """Start and end of a sequence (``TRITONSERVER_InferenceRequestFlags``)."""
-        return RequestFlag(self._api.InferenceRequestFlags(self.pointer))
-
-    @flags.setter
-    @_changing
-    def flags(self, value: RequestFlag) -> None:
-        self._api.InferenceRequestSetFlags(self.pointer, value)
-
-    @property
-    def correlation_id(self) -> int | str:
-        """The sequence's id, an unsigned 64-bit integer or a string of at most 128 bytes; 0 for none."""
-        try:
-            return int(self._api.InferenceRequestCorrelationId(self.pointer))
-        except Error:  # it is a string: the integer getter refuses it
-            return (self._api.InferenceRequestCorrelationIdString(self.pointer) or b"").decode()
-
-    @correlation_id.setter
-    @_changing
-    def correlation_id(self, value: int | str) -> None:
-        if isinstance(value, str):
-            self._api.InferenceRequestSetCorrelationIdString(self.pointer, value.encode())
-        else:
-            self._api.InferenceRequestSetCorrelationId(self.pointer, value)
-
-    @property
-    def priority(self) -> int:
-        """1 is the highest, 0 the model's default (``TRITONSERVER_InferenceRequestPriorityUInt64``)."""
-        return int(self._api.InferenceRequestPriorityUInt64(self.pointer))
-
-    @priority.setter
-    @_changing
-    def priority(self, value: int) -> None:
-        self._api.InferenceRequestSetPriorityUInt64(self.pointer, value)
-
-    @property
-    def timeout_us(self) -> int:
-        """Microseconds the request may wait in the queue; 0 for no limit."""
-        return int(self._api.InferenceRequestTimeoutMicroseconds(self.pointer))
-
-    @timeout_us.setter
-    @_changing
-    def timeout_us(self, value: int) -> None:
-        self._api.InferenceRequestSetTimeoutMicroseconds(self.pointer, value)
-
-    @_changing
-    def set_parameter(self, name: str, value: ParameterValue) -> None:
-        """Sets a request parameter: str, int, bool or float (``TRITONSERVER_InferenceRequestSet*Parameter``)."""
-        kind = parameter_type(value)
-        if kind == ParameterType.BYTES:
-            raise TypeError("a request parameter cannot be bytes: the C API has no call for it")
-        setter = {
-            ParameterType.STRING: self._api.InferenceRequestSetStringParameter,
-            ParameterType.INT: self._api.InferenceRequestSetIntParameter,
-            ParameterType.BOOL: self._api.InferenceRequestSetBoolParameter,
-            ParameterType.DOUBLE: self._api.InferenceRequestSetDoubleParameter,
-        }[kind]
-        setter(self.pointer, name.encode(), value.encode() if isinstance(value, str) else value)
-
-    # Inputs and outputs
-
-    @_changing
-    def set_input(self, name: str, data: InputData, *, host_policy: str | None = None) -> None:
-        """Adds an input with its data, replacing one of the same name. The data is not copied where it need not be.
-
-        Data for a ``host_policy`` does not do alone: Triton wants some for everybody too (``append``).
-        """
-        array: Any = data
-        address = raw_address(array) if host_policy is None else None
-        if address is None:
-            datatype, shape, buffer = tensor_of(array)
-        else:
-            datatype, shape = datatype_of(array), array.shape
-        if name in self._held:
-            self.remove_input(name)
-        self.add_input(name, datatype, shape)
-        if address is None:
-            self.append(name, buffer, host_policy=host_policy)
-        else:  # no Buffer for the plainest case: it would cost more than all the rest
-            self._api.InferenceRequestAppendInputData(self.pointer, name.encode(), address, array.nbytes, *_ON_CPU)
-            self._held[name].append(array)
-
-    @_changing
-    def add_input(self, name: str, datatype: DataType, shape: Sequence[int]) -> None:
-        """Declares an input; ``append`` gives it data (``TRITONSERVER_InferenceRequestAddInput``)."""
-        dims = (ctypes.c_int64 * len(shape))(*shape)
-        self._api.InferenceRequestAddInput(self.pointer, c_name(name, "an input's"), datatype, dims, len(shape))
-        self._held[name] = []
-
-    @_changing
-    def add_raw_input(self, name: str) -> None:
-        """Declares the one input whose bytes the model takes as they are (``...AddRawInput``)."""
-        self._api.InferenceRequestAddRawInput(self.pointer, c_name(name, "an input's"))
-        self._held[name] = []
-
-    @_changing
-    def append(
-        self,
-        name: str,
-        data: Buffer | npt.NDArray[Any] | bytes,
-        *,
-        host_policy: str | None = None,
-        attributes: BufferAttributes | None = None,
-    ) -> None:
-        """Appends a chunk to an input: raw bytes, in any memory; kept alive until the input's data is removed.
-
-        With ``host_policy`` only instances of that policy see it (``...AppendInputDataWithHostPolicy``); with
-        ``attributes`` their type, place and size count (``...WithBufferAttributes``).
-        """
-        if isinstance(data, bytes):
-            data = np.frombuffer(data, np.uint8)
-        buffer = data if isinstance(data, Buffer) else Buffer.wrap(encode(data))
-        place = (buffer.place.memory_type, buffer.place.device)
-        address = buffer.address or None
-        encoded = c_name(name, "an input's")
-        if attributes is not None:
-            if host_policy is not None:
-                raise ValueError("an input chunk has either a host policy or buffer attributes")
-            self._api.InferenceRequestAppendInputDataWithBufferAttributes(
-                self.pointer, encoded, address, attributes.pointer
-            )
-        elif host_policy is not None:
-            self._api.InferenceRequestAppendInputDataWithHostPolicy(
-                self.pointer, encoded, address, buffer.nbytes, *place, c_name(host_policy, "a host policy's")
-            )
-        else:
-            self._api.InferenceRequestAppendInputData(self.pointer, encoded, address, buffer.nbytes, *place)
-        self._held.setdefault(name, []).append((buffer, attributes))
-
-    @_changing
-    def remove_input_data(self, name: str) -> None:
-        """Removes an input's data and keeps its declaration (``...RemoveAllInputData``)."""
-        self._api.InferenceRequestRemoveAllInputData(self.pointer, c_name(name, "an input's"))
-        self._held[name] = []
-
-    @_changing
-    def remove_input(self, name: str) -> None:
-        """Removes one input (``...RemoveInput``)."""
-        self._api.InferenceRequestRemoveInput(self.pointer, c_name(name, "an input's"))
-        self._held.pop(name, None)
-
-    @_changing
-    def remove_all_inputs(self) -> None:
-        """Removes every input (``...RemoveAllInputs``)."""
-        self._api.InferenceRequestRemoveAllInputs(self.pointer)
-        self._held.clear()
-
-    @_changing
-    def add_output(self, name: str) -> None:
-        """Asks for this output; without any, the model gives all (``...AddRequestedOutput``)."""
-        self._api.InferenceRequestAddRequestedOutput(self.pointer, c_name(name, "an output's"))
-
-    @_changing
-    def remove_output(self, name: str) -> None:
-        """``TRITONSERVER_InferenceRequestRemoveRequestedOutput``."""
-        self._api.InferenceRequestRemoveRequestedOutput(self.pointer, c_name(name, "an output's"))
-
-    @_changing
-    def remove_all_outputs(self) -> None:
-        """``TRITONSERVER_InferenceRequestRemoveAllRequestedOutputs``."""
-        self._api.InferenceRequestRemoveAllRequestedOutputs(self.pointer)
 
     # Running it
 
@@ -436,11 +230,11 @@ class InferenceRequest(Handle):
         self._own_run()
         if self._execution is not None:
             if not self._execution.done:
-                raise InFlightError(_IN_FLIGHT)
+                raise InFlightError(IN_FLIGHT)
             self._put_away(self._execution)
             self._execution = None
         if self._running:
-            raise InFlightError(_IN_FLIGHT)
+            raise InFlightError(IN_FLIGHT)
         if self._pointer is None or self._server._pointer is None:
             self.pointer, self._server.pointer  # noqa: B018 - whichever is closed says so
         chosen: Allocator = allocator if allocator is not None else self._server.default_allocator
@@ -633,34 +427,3 @@ class InferenceRequest(Handle):
 
 _forgotten: list[object] = []
 """What Triton still uses of requests that were forgotten in flight: a leak is better than memory freed under it."""
-
-
-def tensor_of(data: InputData) -> tuple[DataType, tuple[int, ...], Buffer]:
-    """Datatype, shape and raw bytes of what a user gives for a tensor."""
-    if isinstance(data, TensorView):
-        return data.datatype, tuple(data.shape), data.buffer
-    if hasattr(data, "__dlpack__") and not isinstance(data, (np.ndarray, np.generic)):
-        buffer, datatype, shape = from_dlpack(data)
-        return datatype, shape, buffer
-    array = np.asarray(data)
-    return datatype_of(array), array.shape, Buffer.wrap(encode(array))
-
-
-def view_of(data: InputData) -> TensorView:
-    """The tensor, encoded once, for requests that share it."""
-    datatype, shape, buffer = tensor_of(data)
-    return TensorView(buffer, datatype, shape)
-
-
-def checked(response: InferenceResponse) -> InferenceResponse:
-    """The response, or its error raised and the response closed."""
-    error = response.error
-    if error is not None:
-        response.close()
-        raise error
-    return response
-
-
-def only_response(execution: Execution) -> InferenceResponse:
-    """The one response of a finished execution, checked."""
-    return checked(the_one(execution))

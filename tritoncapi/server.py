@@ -27,7 +27,8 @@ from .once import OneCall
 from .options import PathLike, ServerOptions
 from .parameter import ParameterValue, parameter_array
 from .place import CPU
-from .request import InferenceRequest, InputData
+from .request import InferenceRequest
+from .request_content import InputData
 from .response import InferenceResponse
 from .roster import Roster
 from .trace import Trace

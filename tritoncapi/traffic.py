@@ -19,7 +19,7 @@ from ._types import ModelTxnPropertyFlag, StartFn
 from .allocator import Allocator, _AllocatorHandle
 from .dlpack import TensorView
 from .errors import ClosedError, Error
-from .request import InputData, view_of
+from .request_content import InputData, view_of
 from .response import InferenceResponse
 from .traffic_report import TrafficReport, read_report
 
