@@ -21,7 +21,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "tritoncapi" / "native"
 TESTS = (
-    *("allocator", "async", "awaiting", "histogram", "infer_many", "put_aside", "once", "raw_inference", "request", "response"),
+    *(
+        "allocator",
+        "async",
+        "awaiting",
+        "histogram",
+        "infer_many",
+        "put_aside",
+        "once",
+        "raw_inference",
+        "request",
+        "response",
+    ),
     "traffic",
 )
 # A request that Triton never gives back is left to it, with all that its callbacks may touch: not freed is right there.
