@@ -31,6 +31,7 @@ TESTS = (
         "once",
         "raw_inference",
         "request",
+        "request_content",
         "response",
     ),
     "traffic",
