@@ -30,6 +30,7 @@ _USED = "another thread uses one of these requests"
 _take_lock, _let_lock_go = methodcaller("acquire", False), methodcaller("release")
 _SLICE = 0.1  # seconds between looks at pending signals
 _SLICE_NS = int(_SLICE * 1e9)
+_MOST = 8  # batches that a request is in, each of which may keep a response to it
 
 
 class Responses(Sequence[InferenceResponse]):
@@ -174,17 +175,24 @@ class Batch:
         if first._batch is not None:
             first._batch.retire()
         for request in self.requests:
+            while len(request._batches) >= _MOST:
+                request._batches[0].retire()
             request._batches.append(self)
         first._batch = self
 
     def rest(self, sending: _Sending) -> None:
-        """It may have responses that were closed."""
-        self.idle.append(sending)
+        """It may have responses that were closed; those of one idle sending stay."""
+        if self.idle and any(other.closed for other in self.idle[-1:]):
+            self.delete(sending.at)
+            sending.closed = False
+            self.idle.insert(0, sending)
+        else:
+            self.idle.append(sending)
         if self.over:
             self.clear()
 
     def retire(self) -> None:
-        """The end of it: one of its requests goes, or is the first of others."""
+        """The end of it: one of its requests goes, is the first of others, or in too many."""
         self.over = True
         if self.requests[0]._batch is self:
             self.requests[0]._batch = None
@@ -198,8 +206,10 @@ class Batch:
         cleared = []
         while self.idle:
             with suppress(IndexError):  # another thread's now
-                cleared.append(self.idle.pop())
-                self.delete(cleared[-1].at)
+                sending = self.idle.pop()
+                self.delete(sending.at)
+                sending.closed = False
+                cleared.append(sending)
         if not self.over:
             self.idle += cleared
 

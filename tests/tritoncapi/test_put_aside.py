@@ -224,6 +224,25 @@ def test_overlapping_lists(server: tc.Server, requests: list[tc.InferenceRequest
     assert server.default_allocator.counts.live == 0
 
 
+def test_no_request_is_in_many_batches(server: tc.Server, requests: list[tc.InferenceRequest]) -> None:
+    for first in range(64):
+        send(server, requests[first:] + requests[:first])
+        assert max(len(request._batches) for request in requests) == min(8, first + 1)
+    assert out(server.default_allocator) <= 8 * 2 * 64
+    assert server.default_allocator.counts.live == 0
+
+
+def test_of_many_open_at_a_time_those_of_one_stay(server: tc.Server, requests: list[tc.InferenceRequest]) -> None:
+    send(server, requests)
+    server.default_allocator.counts  # noqa: B018
+    for _ in range(3):
+        some = [server.infer_many(requests) for _ in range(10)]
+        for responses in some:
+            responses.close()
+        assert out(server.default_allocator) <= 2 * 2 * 64, "and those that were put aside with the requests"
+    assert server.default_allocator.counts.live == 0
+
+
 def test_large_ones_of_many_do_not_stay(server: tc.Server) -> None:
     values = np.zeros(1 << 18, np.int32)
     with server.request("add_sub", {"INPUT0": values, "INPUT1": values}) as large:
