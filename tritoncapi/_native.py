@@ -358,6 +358,7 @@ class Native:
         self.run_put_aside = bind(locked, "run_put_aside", c_void_p, c_void_p, c_void_p, c_void_p)
         self.response_error_done = bind(locked, "response_error_done", None, T.InferenceResponse_p, T.Error_p)
         self.many_put_aside = bind(locked, "many_put_aside", c_int, c_void_p)
+        self.many_let_go = bind(locked, "many_let_go", None, c_void_p)
         self.many_delete = bind(unlocked, "many_delete", c_void_p, c_void_p)
         self.once_run = bind(unlocked, "once_run", c_void_p, c_void_p)
         self.outputs_read = bind(locked, "outputs_read", c_int64, T.InferenceResponse_p, c_void_p, c_uint32)

@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from .request import InferenceRequest
     from .server import Server
 
+_CLOSED = "these responses are closed"
 _USED = "another thread uses one of these requests"
 _take_lock, _let_lock_go = methodcaller("acquire", False), methodcaller("release")
 _SLICE = 0.1  # seconds between looks at pending signals
 _SLICE_NS = int(_SLICE * 1e9)
+_SPARE = 4  # idle sendings of a batch
 _MOST = 8  # batches that a request is in, each of which may keep a response to it
 
 
@@ -78,11 +80,16 @@ class Responses(Sequence[InferenceResponse]):
                 made = self._made = {}
             found = made.get(number)
             if found is None:
-                answer = self._answers()[number]
-                address = answer.response
+                sending = self._sending
+                if sending is None:
+                    raise Error(_CLOSED)
+                answer = sending.answers[number]
+                address, answer.response = answer.response, None  # without a call: the array's, or this one's to delete
                 found = InferenceResponse.came(address, server.library, parents, quick, answer.final, answer.time_ns)
                 made[number] = found
-                answer.response = None  # no longer the array's to delete
+                if self._sending is None:  # another thread closed it meanwhile
+                    found.close()
+                    raise Error(_CLOSED)
         return found
 
     def __iter__(self) -> Iterator[InferenceResponse]:
@@ -105,8 +112,16 @@ class Responses(Sequence[InferenceResponse]):
         if sending is None:
             return
         batch, made, self._made = self._batch, self._made, None
+        error = None
+        if made is not None:
+            try:
+                error = _close_some(batch, made, sending)
+            except BaseException:  # Ctrl-C: it goes on to whom it was meant for, but not before these are gone
+                with suppress(TritonError):
+                    _close_made(made, sending)
+                batch.delete(sending.at)
+                raise
         # Where nobody looked, each goes when its successor comes: no native call, while no model works.
-        error = _close_some(batch, made, sending) if made is not None else None
         sending.closed = True
         batch.rest(sending)
         if error is not None:
@@ -116,7 +131,7 @@ class Responses(Sequence[InferenceResponse]):
 
     def _answers(self) -> Any:
         if self._sending is None:
-            raise Error("these responses are closed")
+            raise Error(_CLOSED)
         return self._sending.answers
 
     def __enter__(self) -> Responses:
@@ -130,15 +145,9 @@ class Responses(Sequence[InferenceResponse]):
 
 def _close_some(batch: Batch, made: dict[int, InferenceResponse], sending: _Sending) -> int | None:
     """Closes these, and the others that the answers have. Returns an error's address, or None."""
-    try:
-        _close_made(made, sending)
-        left = not batch.quick or batch.put_aside(sending.at)
-        return batch.delete(sending.at) if left else None
-    except BaseException:  # Ctrl-C: it goes on to whom it was meant for, but not before these are gone
-        with suppress(TritonError):
-            _close_made(made, sending)
-        batch.delete(sending.at)
-        raise
+    _close_made(made, sending)
+    left = not batch.quick or batch.put_aside(sending.at)
+    return batch.delete(sending.at) if left else None
 
 
 def _close_made(made: dict[int, InferenceResponse], sending: _Sending) -> None:
@@ -163,7 +172,8 @@ class Batch:
         self.quick = bool(requests) and all(request._is_found_by(chosen) for request in requests)
         self.userp = chosen.userp
         self.runs = (ctypes.c_void_p * len(requests))(*[request._run_at for request in requests])
-        self.run, self.put_aside, self.delete = native.many_run, native.many_put_aside, native.many_delete
+        self.run, self.let_go = native.many_run, native.many_let_go
+        self.put_aside, self.delete = native.many_put_aside, native.many_delete
         self.idle: list[_Sending] = []
         self.over = False  # it is not sent again
 
@@ -175,8 +185,8 @@ class Batch:
         if first._batch is not None:
             first._batch.retire()
         for request in self.requests:
-            while len(request._batches) >= _MOST:
-                request._batches[0].retire()
+            for batch in request._batches[: 1 - _MOST]:
+                batch.retire()
             request._batches.append(self)
         first._batch = self
 
@@ -185,7 +195,8 @@ class Batch:
         if self.idle and any(other.closed for other in self.idle[-1:]):
             self.delete(sending.at)
             sending.closed = False
-            self.idle.insert(0, sending)
+            if len(self.idle) < _SPARE:
+                self.idle.insert(0, sending)
         else:
             self.idle.append(sending)
         if self.over:
@@ -211,7 +222,7 @@ class Batch:
                 sending.closed = False
                 cleared.append(sending)
         if not self.over:
-            self.idle += cleared
+            self.idle += cleared[: max(0, _SPARE - len(self.idle))]  # meanwhile others were made
 
 
 class _Sending:
@@ -220,11 +231,12 @@ class _Sending:
     Idle, it has the usual time-out; and responses, if it has any, that were closed.
     """
 
-    __slots__ = ("answers", "at", "calls", "closed", "delete", "many")
+    __slots__ = ("answers", "at", "calls", "closed", "delete", "many", "waiting")
 
     def __init__(self, batch: Batch) -> None:
         count = len(batch.requests)
         self.closed = False
+        self.waiting: list[tuple[int, Execution]] = []  # numbers and executions of those that take longer
         self.delete = batch.delete
         self.answers: Any = (Answer * count)()
         self.calls = (ctypes.c_void_p * count)()
@@ -273,6 +285,7 @@ def infer_many(
         responses = Responses(server, batch, sending)
         return waited_for(responses, waiting, timeout, began)
     except BaseException:  # Ctrl-C too
+        batch.let_go(sending.at)
         drop(responses, batch, sending)
         raise
 
@@ -283,21 +296,32 @@ def waited_for(
     """Those that take longer: waits for them."""
     made = responses._made = {}
     answers = responses._answers()
-    for number, execution in waiting:
-        left = None if timeout is None else max(0.0, began + timeout - time.monotonic())
-        if not execution.wait(left):
-            raise InferTimeout(execution.explain(timeout))
-        made[number] = response = the_one(execution)
-        answers[number].failed = response.error is not None
-    return responses
+    try:
+        for number, execution in waiting:
+            left = None if timeout is None else max(0.0, began + timeout - time.monotonic())
+            if not execution.wait(left):
+                raise InferTimeout(execution.explain(timeout))
+            made[number] = response = the_one(execution)
+            answers[number].failed = response.error is not None
+        return responses
+    finally:
+        unwatch(waiting)
+
+
+def unwatch(waiting: list[tuple[int, Execution]]) -> None:
+    """Their answers were taken, or nobody takes them any more."""
+    while waiting:
+        waiting[-1][1].watch(False)
+        waiting.pop()
 
 
 def drop(responses: Responses | None, batch: Batch, sending: _Sending) -> None:
     """Whatever came goes."""
+    unwatch(sending.waiting)
     if responses is not None:
         responses.close()
         return
-    sending.many.timeout_ns, sending.many.ready = _SLICE_NS, True
+    sending.many.timeout_ns, sending.many.unfinished, sending.many.ready = _SLICE_NS, 0, True
     batch.delete(sending.at)
     batch.idle.append(sending)
 
@@ -321,6 +345,7 @@ def _send_anew(server: Server, batch: Batch, sending: _Sending) -> list[tuple[in
         sending.many.ready = False
         found = left_of(server, batch, sending, batch.run(sending.at))
         assert found is not None
+        sending.many.unfinished = 0
         sending.many.ready = True
         if requests:
             batch.enter()
@@ -348,12 +373,16 @@ def _give_back(requests: list[InferenceRequest], held: list[threading.RLock]) ->
 def left_of(server: Server, batch: Batch, sending: _Sending, found: int | None) -> list[tuple[int, Execution]] | None:
     """After the native call, which found this: those that take longer, with their numbers; None: not all were ready."""
     many = sending.many
-    waiting: list[tuple[int, Execution]] = []
+    waiting = sending.waiting = []
     if many.unfinished:
+        answers = sending.answers
         for number, request in enumerate(batch.requests[: many.submitted]):
-            execution = request._execution if many.ready else request._collect()
-            if execution is not None:
+            if not answers[number].response:  # else any thread may have it by now
+                execution = request._go_on() if many.ready else request._collect()
+                assert execution is not None
                 waiting.append((number, execution))
+                execution.watch(True)  # who uses the request before its answer is taken does not end it
+        batch.let_go(sending.at)
     if found not in (None, NOT_WHOLE, NOT_KEPT):
         raise server.library.api.take_error(ctypes.cast(found, Error_p), "TRITONSERVER_ServerInferAsync")
     return None if many.submitted == NOT_READY else waiting

@@ -97,8 +97,8 @@ class InferenceRequest(RequestContent):
         """True from ``start`` until the final response and the release have both come."""
         if self._queued_in is not None:
             self._queued_in.flush()
-        if self._is_within():
-            return self._run.key != 0  # submitted: from now on it can be cancelled
+        if self._is_within() and self._run.key:  # submitted: from now on it can be cancelled
+            return True
         return self._execution is not None and not self._execution.done
 
     @property
@@ -192,14 +192,19 @@ class InferenceRequest(RequestContent):
                     self._idle = True
                     return checked(response) if failed else response
                 unfinished = self._collect()
+                if unfinished is not None:
+                    unfinished.watch(True)  # another thread may use the request before this one has the answer
             except BaseException:  # Ctrl-C too
                 if mine and self._running:
                     self._interrupted(response)
                 raise
         assert unfinished is not None
-        if not unfinished.wait(None if timeout is None else timeout - _FIRST_WAIT):
-            raise InferTimeout(unfinished.explain(timeout))
-        return only_response(unfinished)
+        try:
+            if not unfinished.wait(None if timeout is None else timeout - _FIRST_WAIT):
+                raise InferTimeout(unfinished.explain(timeout))
+            return only_response(unfinished)
+        finally:
+            unfinished.watch(False)
 
     # One native call for a whole request: what comes before it and after it
 
@@ -300,6 +305,13 @@ class InferenceRequest(RequestContent):
         self._running = False
         return self._execution
 
+    def _go_on(self) -> Execution:
+        """The execution of what native code sent and has still, so that no other thread does."""
+        self._current = execution = Execution(self._library, self._run.key, (self._chosen, self._server))
+        self._posted = 0
+        self._run.key = 0
+        return execution
+
     def _arrived(self, key: int, thread: int) -> None:
         """The whole answer to the call ``key``, which was posted, came; the call is closed by now."""
         with self._lock:
@@ -399,8 +411,8 @@ class InferenceRequest(RequestContent):
 
     def _leave_batches(self) -> None:
         """What nobody has any more of the responses to this goes, and none is put aside with others' again."""
-        while self._batches:
-            self._batches[-1].retire()
+        for batch in tuple(self._batches):
+            batch.retire()
 
     def _take(self) -> Any:
         pointer = super()._take()

@@ -301,7 +301,7 @@ class Server(Handle):
         Each must have one response: Error for a decoupled model that sends none or several. Error responses are not
         raised. InferTimeout when some are not there after ``timeout`` seconds: those requests are still in flight.
         When Triton refuses one (``TRITONSERVER_ServerInferAsync``) that is raised, and the others' answers are dropped;
-        those that take longer are still in flight.
+        those that take longer are still in flight. InFlightError when another thread sends one of them.
         """
         # The same ones once more are sent from here, in few steps: no model works meanwhile, and those of Triton's
         # threads that fall asleep must be woken, one after the other.
@@ -331,6 +331,7 @@ class Server(Handle):
                 responses = Responses(self, batch, sending)
                 return waited_for(responses, waiting, None, 0.0)
         except BaseException:  # Ctrl-C too
+            batch.let_go(sending.at)
             drop(responses, batch, sending)
             raise
         batch.rest(sending)

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -17,8 +18,10 @@ import pytest
 
 import model_repos
 import tritoncapi as tc
+from tritoncapi import InferTimeout, many
 from tritoncapi._native import RUN_THREADS
 from tritoncapi.errors import ClosedError, Error, InFlightError, InternalError, InvalidArgError, TritonError
+from tritoncapi.waiting import wait_for
 
 ONE = {"INPUT0": np.array([1], np.int32)}
 
@@ -137,6 +140,73 @@ def test_longer_than_one_slice(tmp_path: Path, make_server: Any, tools: Any) -> 
         assert not one.in_flight
         with one.infer() as response:  # and one alone
             assert response["OUTPUT0"].numpy()[0] == 1
+
+
+@pytest.fixture
+def delayed(tmp_path: Path, make_server: Any, tools: Any) -> Any:
+    """A server with ``model``, of which one request takes less than one native call waits, and two take longer."""
+    tools.add_model(tmp_path, "model", execute_delay_ms=70)
+    tools.add_model(tmp_path, "quick")
+    server = make_server(tmp_path)
+    server.load("model")
+    server.load("quick")
+    return server
+
+
+@pytest.mark.parametrize("which", ["whole", "goes on"])
+def test_another_thread_uses_one_before_the_answers_are_taken(
+    delayed: tc.Server, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    with ExitStack() as stack:
+        quick, first, last = (stack.enter_context(delayed.request(name, ONE)) for name in ("quick", "model", "model"))
+        for some in ([first, quick, last], [quick, first], [last]):  # all are ready then to be sent once more
+            delayed.infer_many(some).close()
+        other, step = (quick, "left_of") if which == "whole" else (last, "waited_for")
+        original = getattr(many, step)
+
+        def use() -> None:
+            wait_for(lambda: not other.in_flight, 20)
+            other.set_input("INPUT0", np.array([1000], np.int32))
+            assert other.start().wait(20)
+
+        def late(*arguments: Any) -> Any:
+            thread = threading.Thread(target=use)
+            thread.start()
+            thread.join()
+            return original(*arguments)
+
+        with monkeypatch.context() as patch:
+            for module in ("server", "many"):
+                patch.setattr(f"tritoncapi.{module}.{step}", late)
+            with delayed.infer_many([first, quick, last]) as responses:
+                values = [int(response["OUTPUT0"].numpy()[0]) for response in responses]
+        assert values == [1, 1, 1]
+    assert delayed.default_allocator.counts.live == 0
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_threads_share_requests_whose_time_runs_out(
+    server: tc.Server, requests: list[tc.InferenceRequest], overlap: bool
+) -> None:
+    end = time.monotonic() + 1.0
+    right = [0, 0, 0, 0]
+
+    def send(number: int) -> None:
+        some = requests[3 * number : 3 * number + 8] if overlap else requests[:8]
+        expected = [requests.index(request) + 100 for request in some]
+        while time.monotonic() < end:
+            with suppress(InFlightError, InferTimeout), server.infer_many(some, timeout=0.0003) as responses:
+                assert sums(responses) == expected
+                right[number] += 1
+
+    with ThreadPoolExecutor(4) as pool:
+        for thread in [pool.submit(send, number) for number in range(4)]:
+            thread.result()
+    assert sum(right)
+    wait_for(lambda: not any(request.in_flight for request in requests), 20)
+    for request in requests:
+        request.close()
+    assert server.default_allocator.counts.live == 0
 
 
 def test_a_model_that_does_not_send_one_response(server: tc.Server, tools: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -310,6 +311,45 @@ def test_threads_look_and_send_at_the_same_time(server: tc.Server, requests: lis
         for other in others:
             other.result()
     assert allocator.counts.live == 0
+
+
+def test_threads_close_requests_that_were_sent_together(server: tc.Server) -> None:
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(100):
+                requests = [server.request("add_sub", pair(value, 1)) for value in range(12)]
+                for first in range(12):
+                    server.infer_many(requests[first:] + requests[:first]).close()
+                start = threading.Barrier(4)
+
+                def close(some: list[tc.InferenceRequest], start: threading.Barrier = start) -> None:
+                    start.wait()
+                    for request in some:
+                        request.close()
+
+                for closing in [pool.submit(close, requests[number::4]) for number in range(4)]:
+                    closing.result()
+                assert all(request.closed for request in requests)
+    finally:
+        sys.setswitchinterval(usual)
+    assert out(server.default_allocator) == 0
+
+
+def test_looks_leave_few_idle(server: tc.Server, requests: list[tc.InferenceRequest]) -> None:
+    some = [server.infer_many(requests[:3]) for _ in range(20)]
+    for responses in some:
+        responses.close()
+    batch = requests[0]._batch
+    assert batch is not None
+    assert len(batch.idle) <= 5
+    for _ in range(3):
+        held, batch.idle = batch.idle, []
+        send(server, requests[:3])
+        batch.idle += held
+        server.default_allocator.counts  # noqa: B018
+        assert len(batch.idle) <= 4
 
 
 def test_an_interrupt_before_they_rest(

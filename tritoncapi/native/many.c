@@ -120,10 +120,19 @@ TRITONSERVER_Error *tc_many_run(struct tc_many *many) {
     } else {
       many->unfinished++;
     }
-    let_go(run, whole && many->ready ? TC_READY : TC_OWNED);
+    if (whole || !many->ready) let_go(run, many->ready ? TC_READY : TC_OWNED);
   }
   tc_group_close(&group);
   tc_calls_put_back(many->calls, done);
   if (error || many->unfinished) return error ? error : NOT_WHOLE;
   return many->allocator && tc_has_room_aside(many->allocator) ? NULL : NOT_KEPT;
+}
+
+/* Those of a call for which all were ready that go on are taken until Python has noted their keys. From now on they are
+ * its own, for any thread. */
+void tc_many_let_go(struct tc_many *many) {
+  if (!many->ready || !many->unfinished) return;
+  many->unfinished = 0;
+  for (size_t i = 0; i < many->submitted; i++)
+    if (!many->answers[i].response) let_go(many->runs[i], TC_OWNED);
 }
