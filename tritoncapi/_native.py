@@ -132,6 +132,7 @@ class Run(ctypes.Structure):
         ("state", c_uint32),
         ("thread_count", c_uint32),
         ("threads", c_int64 * RUN_THREADS),
+        ("taker", c_int64),
         ("look", c_void_p),
         ("key", c_uint64),
         ("response", c_void_p),

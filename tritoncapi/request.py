@@ -284,9 +284,14 @@ class InferenceRequest(RequestContent):
         self._library.native.run_leave(self._run, True)
 
     def _own_run(self, timeout_ns: int = -1) -> bool:
-        """The end of that. Waits for the call of many that has it now; False when it takes too long."""
+        """The end of that. Waits for the call of many that has it now; False when it takes too long.
+
+        InFlightError in a signal's handler, when that call is of the thread that it interrupted.
+        """
         if self._shared:
             if not self._library.native.run_own(self._run, timeout_ns):
+                if timeout_ns < 0:
+                    raise InFlightError(IN_FLIGHT)
                 return False
             self._shared = False
             if self._run.key:

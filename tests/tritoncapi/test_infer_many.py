@@ -184,6 +184,30 @@ def test_another_thread_uses_one_before_the_answers_are_taken(
     assert delayed.default_allocator.counts.live == 0
 
 
+@pytest.mark.parametrize("use", [tc.InferenceRequest.infer, tc.InferenceRequest.start, tc.InferenceRequest.close])
+def test_a_signals_handler_uses_one_that_goes_on(
+    delayed: tc.Server, monkeypatch: pytest.MonkeyPatch, use: Callable[[tc.InferenceRequest], object]
+) -> None:
+    with ExitStack() as stack:
+        quick, first, last = (stack.enter_context(delayed.request(name, ONE)) for name in ("quick", "model", "model"))
+        for some in ([first, quick, last], [quick, first], [last]):  # all are ready then to be sent once more
+            delayed.infer_many(some).close()
+        original = many.left_of
+
+        def interrupted(*arguments: Any) -> Any:
+            assert last.in_flight
+            with pytest.raises(InFlightError):
+                use(last)
+            return original(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("tritoncapi.server.left_of", interrupted)
+            with delayed.infer_many([first, quick, last]) as responses:
+                values = [int(response["OUTPUT0"].numpy()[0]) for response in responses]
+        assert values == [1, 1, 1]
+        last.infer().close()
+
+
 @pytest.mark.parametrize("overlap", [False, True])
 def test_threads_share_requests_whose_time_runs_out(
     server: tc.Server, requests: list[tc.InferenceRequest], overlap: bool

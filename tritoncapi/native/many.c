@@ -10,6 +10,7 @@ enum { FIRST = 4, TOGETHER = 64 };
 #define NOT_KEPT ((TRITONSERVER_Error *)2)
 
 static void let_go(struct tc_run *run, uint32_t state) {
+  atomic_store_explicit(&run->taker, 0, memory_order_relaxed);
   if (atomic_exchange(&run->state, state) == TC_WANTED) tc_futex_wake(&run->state);
 }
 
@@ -29,12 +30,14 @@ static bool take_all(const struct tc_many *many) {
   return false;
 }
 
-/* Makes the run Python's, when it is not within a call of many: waits for that, but not for ever. Says whether. */
+/* Makes the run Python's, when it is not within a call of many: waits for that, but not for ever; nor for one of this
+ * thread's own, in the midst of which it was interrupted. Says whether. */
 int tc_run_own(struct tc_run *run, int64_t timeout_ns) {
   int64_t deadline = tc_deadline_after(timeout_ns);
   for (;;) {
     uint32_t state = TC_READY;
     if (atomic_compare_exchange_strong(&run->state, &state, TC_OWNED) || state == TC_OWNED) return 1;
+    if (atomic_load_explicit(&run->taker, memory_order_relaxed) == tc_thread()) return 0;
     if (state == TC_TAKEN && !atomic_compare_exchange_strong(&run->state, &state, TC_WANTED)) continue;
     if (!tc_futex_wait(&run->state, TC_WANTED, deadline)) return 0;
   }
@@ -120,7 +123,10 @@ TRITONSERVER_Error *tc_many_run(struct tc_many *many) {
     } else {
       many->unfinished++;
     }
-    if (whole || !many->ready) let_go(run, many->ready ? TC_READY : TC_OWNED);
+    if (whole || !many->ready)
+      let_go(run, many->ready ? TC_READY : TC_OWNED);
+    else
+      atomic_store_explicit(&run->taker, tc_thread(), memory_order_relaxed);
   }
   tc_group_close(&group);
   tc_calls_put_back(many->calls, done);

@@ -22,6 +22,7 @@ struct tc_run {
   _Atomic uint32_t state;
   uint32_t thread_count; /* more than TC_RUN_THREADS: not all are known */
   int64_t threads[TC_RUN_THREADS]; /* that the model answered on, in calls of many */
+  _Atomic int64_t taker; /* the thread that has it taken; 0: none, or not long enough to be interrupted */
   struct tc_look *look; /* where the outputs of a single run go; NULL while nobody reads them */
   /* Results */
   uint64_t key; /* of the call while it is out, and when this is not the whole answer: the caller goes on; else 0 */
