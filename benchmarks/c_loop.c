@@ -2,7 +2,8 @@
  *
  *   c_loop LIBTRITONSERVER REPOSITORY BACKENDS MODEL ELEMENTS [GPU]
  *
- * The model takes INPUT0 and INPUT1, INT32 of shape [1, ELEMENTS]; with GPU they and the outputs are there. Each line on standard input is a run:
+ * The model takes INPUT0 and INPUT1, INT32 of shape [1, ELEMENTS]; with GPU they and the outputs are there. Each line on
+ * standard input is a run:
  *
  *   THREADS CONCURRENCY SECONDS TOGETHER
  *

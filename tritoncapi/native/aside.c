@@ -39,7 +39,8 @@ static bool put_aside(struct tc_run *run, TRITONSERVER_InferenceResponse *respon
 
 /* Deletes a response to this request, with outputs that this allocator of ours gave; or leaves that to the thread that
  * brings the next one: it made it, and deletes and makes the quickest what stays in its caches. The request holds the
- * model meanwhile. Not where there is much to hold; nor without a run, for a request that has gone. The error is the caller's. */
+ * model meanwhile. Not where there is much to hold; nor without a run, for a request that has gone. The error is the
+ * caller's. */
 TRITONSERVER_Error *tc_run_put_aside(
     struct tc_run *run, TRITONSERVER_InferenceResponse *response, struct tc_allocator *allocator) {
   if (run && tc_has_room_aside(allocator) && put_aside(run, response)) return NULL;

@@ -176,7 +176,8 @@ void tc_call_close(uint64_t key) {
 }
 
 /* Opens the call and sets the request's callbacks; tc_call_submit is to follow. On success `*key` names the call from now
- * on; else the call is as it was before, and has left its group. `old`, an earlier response to this request, goes when the new one comes. */
+ * on; else the call is as it was before, and has left its group. `old`, an earlier response to this request, goes when
+ * the new one comes. */
 TRITONSERVER_Error *tc_call_prepare(
     struct tc_call *call, TRITONSERVER_InferenceRequest *request, TRITONSERVER_ResponseAllocator *allocator,
     void *allocator_userp, struct tc_inbox *inbox, struct tc_group *group, TRITONSERVER_InferenceResponse *old,

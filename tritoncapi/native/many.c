@@ -55,7 +55,8 @@ static void note_thread(struct tc_run *run, int64_t thread) {
 }
 
 /* Submits them one right after the other, so that Triton's threads find the next one and need not be woken for each; the
- * first few before the others are prepared, so that these threads wake up meanwhile. `*begun` are out; the calls of the others are as they were. */
+ * first few before the others are prepared, so that these threads wake up meanwhile. `*begun` are out; the calls of the
+ * others are as they were. */
 static TRITONSERVER_Error *begin_all(const struct tc_many *many, struct tc_group *group, size_t *begun) {
   struct tc_run **runs = many->runs;
   struct tc_call **calls = many->calls;
