@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,29 @@ def server(_all_models: tc.Server) -> Iterator[tc.Server]:
     gc.collect()
     assert wait_for(lambda: open_calls(_all_models.library) == 0), "a call is still open in the native part"
     assert wait_for(lambda: _all_models.default_allocator.counts.live == 0), "an output buffer is still out"
+
+
+@pytest.fixture
+def request_(server: tc.Server) -> Iterator[tc.InferenceRequest]:
+    """A request for add_sub, without inputs."""
+    with server.request("add_sub") as made:
+        yield made
+
+
+@pytest.fixture
+def requests(server: tc.Server) -> Iterator[list[tc.InferenceRequest]]:
+    """64 requests for add_sub; the first outputs are 100, 101, ..."""
+    with ExitStack() as stack:
+        right = np.array([100], np.int32)
+        lefts = [np.array([value], np.int32) for value in range(64)]
+        yield [stack.enter_context(server.request("add_sub", {"INPUT0": left, "INPUT1": right})) for left in lefts]
+
+
+@pytest.fixture
+def models(tmp_path: Path, tools: Any) -> Path:
+    """A repository of one's own, with the model ``one``."""
+    tools.add_model(tmp_path / "models", "one")
+    return tmp_path / "models"
 
 
 @pytest.fixture

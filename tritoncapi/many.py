@@ -192,7 +192,8 @@ class Batch:
 
     def rest(self, sending: _Sending) -> None:
         """It may have responses that were closed; those of one idle sending stay."""
-        if self.idle and any(other.closed for other in self.idle[-1:]):
+        last = self.idle[-1:]
+        if last and last[0].closed:
             self.delete(sending.at)
             sending.closed = False
             if len(self.idle) < _SPARE:

@@ -38,13 +38,6 @@ def _cores(library: tc.Library, request: pytest.FixtureRequest) -> Iterator[None
     library.native.cores_set(0)
 
 
-@pytest.fixture
-def requests(server: tc.Server) -> Iterator[list[tc.InferenceRequest]]:
-    """64 requests, each with values of its own."""
-    with ExitStack() as stack:
-        yield [stack.enter_context(server.request("add_sub", pair(value, 100))) for value in range(64)]
-
-
 def pooled() -> tc.ResponseAllocator:
     return tc.ResponseAllocator(reuse=True, keep_records=False)
 

@@ -25,13 +25,6 @@ NONE, POLL, EXPLICIT = tc.ModelControlMode
 Make = Callable[..., tc.Server]
 
 
-@pytest.fixture
-def models(tmp_path: Path, tools: Any) -> Path:
-    """A repository of one's own, with the model ``one``."""
-    tools.add_model(tmp_path / "models", "one")
-    return tmp_path / "models"
-
-
 def states(server: tc.Server) -> dict[str, str]:
     return {entry.name: entry.state for entry in server.index()}
 

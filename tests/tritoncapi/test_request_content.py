@@ -17,12 +17,6 @@ from tritoncapi.errors import (
 )
 
 
-@pytest.fixture
-def request_(server: tc.Server) -> Any:
-    with server.request("add_sub") as made:
-        yield made
-
-
 def ints(*values: int) -> Any:
     return np.array(values, np.int32)
 

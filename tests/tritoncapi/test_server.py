@@ -26,13 +26,6 @@ NONE, POLL, EXPLICIT = tc.ModelControlMode
 Make = Callable[..., tc.Server]
 
 
-@pytest.fixture
-def models(tmp_path: Path, tools: Any) -> Path:
-    """A repository of one's own, with the model ``one``."""
-    tools.add_model(tmp_path / "models", "one")
-    return tmp_path / "models"
-
-
 @pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("options", [None, "", [], 5])
 def test_a_server_without_a_repository(options: Any) -> None:
