@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from collections.abc import Callable
 from ctypes import POINTER, c_char_p, c_double, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from . import _types as T
 from .errors import LibraryError, MissingFunctionError
 
 _NAME = "libtritoncapi_native.so"
+
+Call = Callable[[int], int | None]
 
 
 class Event(ctypes.Structure):
@@ -348,20 +351,23 @@ class Native:
             *(c_void_p, T.InferenceTrace_p, POINTER(c_uint64)),
         )
         # Addresses in, an error's address or None out: what is called for each request must cost little.
-        self.call_run = bind(unlocked, "call_run", c_void_p, c_void_p)
-        self.many_run = bind(unlocked, "many_run", c_void_p, c_void_p)
+        builtin = _builtins(unlocked)
+        self.call_run: Call = builtin("unlocked", "call_run")
+        self.many_run: Call = builtin("unlocked", "many_run")
+        self.once_run: Call = builtin("unlocked", "once_run")
+        self.run_put_aside = builtin("locked", "run_put_aside")  # with the interpreter lock: it is quick
         self.calls_using = bind(unlocked, "calls_using", c_uint64, T.ResponseAllocator_p)
         self.cores_set = bind(locked, "cores_set", None, c_int)
+        self.cores = bind(locked, "cores", c_int)
+        self.cores_of_groups = bind(locked, "cores_of_groups", c_int, c_char_p, c_char_p)
         self.run_own = bind(unlocked, "run_own", c_int, POINTER(Run), c_int64)
         self.run_leave = bind(locked, "run_leave", None, POINTER(Run), c_int)
         self.run_clear = bind(unlocked, "run_clear", None, POINTER(Run), c_int)
         # Quick enough to keep the interpreter lock.
-        self.run_put_aside = bind(locked, "run_put_aside", c_void_p, c_void_p, c_void_p, c_void_p)
         self.response_error_done = bind(locked, "response_error_done", None, T.InferenceResponse_p, T.Error_p)
         self.many_put_aside = bind(locked, "many_put_aside", c_int, c_void_p)
         self.many_let_go = bind(locked, "many_let_go", None, c_void_p)
         self.many_delete = bind(unlocked, "many_delete", c_void_p, c_void_p)
-        self.once_run = bind(unlocked, "once_run", c_void_p, c_void_p)
         self.outputs_read = bind(locked, "outputs_read", c_int64, T.InferenceResponse_p, c_void_p, c_uint32)
         self.inbox_new = bind(locked, "inbox_new", c_void_p, POINTER(c_int))
         self.inbox_close = bind(locked, "inbox_close", None, c_void_p)
@@ -440,6 +446,21 @@ class Native:
         opened, strays = c_uint64(), c_uint64()
         self.calls_count(ctypes.byref(opened), ctypes.byref(strays))
         return opened.value, strays.value
+
+
+def _builtins(dll: ctypes.CDLL) -> Callable[[str, str], Any]:
+    """Makes builtins of functions that take addresses and return one, or None for NULL (native/builtin.c)."""
+    python = ctypes.pythonapi
+    names = ("PyEval_SaveThread", "PyEval_RestoreThread", "PyLong_AsVoidPtr", "PyLong_FromVoidPtr", "Py_IncRef")
+    functions = [ctypes.cast(getattr(python, name), c_void_p).value for name in (*names, "PyErr_Occurred")]
+    dll.tc_python_bind((c_void_p * (len(functions) + 1))(*functions, id(None)))
+    make = ctypes.PYFUNCTYPE(ctypes.py_object, c_void_p, ctypes.py_object, c_void_p)(("PyCFunction_NewEx", python))
+
+    def builtin(kind: str, name: str) -> Any:
+        method = ctypes.addressof(ctypes.c_byte.in_dll(dll, "tc_call_" + kind))
+        return make(method, ctypes.cast(getattr(dll, "tc_" + name), c_void_p).value, None)
+
+    return builtin
 
 
 def _path() -> Path:

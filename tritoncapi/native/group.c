@@ -1,15 +1,18 @@
 /* Groups: calls that are waited for together, by one thread, which is woken for all of them and not for each.
  *
- * One that sleeps is woken late. Where there are cores to spare it is woken when few are left, and looks for the last
- * ones itself. */
+ * One that sleeps is woken late, and finds nothing in its caches: what it does next, while no model works, takes several
+ * times as long. Where there are cores to spare it looks all the time, as long as its groups have been quick; if they
+ * have not, it is woken when few are left, and looks for the last ones. */
 #define _GNU_SOURCE
 #include "group.h"
 
+#include "cores.h"
 #include "futex.h"
 #include "patience.h"
 
-enum { MANY_LEFT, FEW_LEFT, ASLEEP, OVER }; /* who waits: sleeps until few are left; looks; sleeps until the end; - */
+enum { UNTIL_FEW, LOOKS, UNTIL_END, OVER }; /* who waits: sleeps until few are left; looks; sleeps until the end; - */
 enum { FEW = 8, CORES_EACH = 8 };
+static const int64_t QUICK_NS = 1000000;
 
 static atomic_int lookers;
 
@@ -18,7 +21,7 @@ void tc_group_open(struct tc_group *group, size_t count) {
   /* A core that looks is one less for the models: they have more than one thread for so many requests. */
   bool spare = few && CORES_EACH * (atomic_fetch_add_explicit(&lookers, 1, memory_order_relaxed) + 1) <= tc_cores();
   if (few && !spare) atomic_fetch_sub_explicit(&lookers, 1, memory_order_relaxed);
-  *group = (struct tc_group){.left = 1, .state = MANY_LEFT, .few = spare ? few : 0};
+  *group = (struct tc_group){.left = 1, .state = UNTIL_FEW, .few = spare ? few : 0};
 }
 
 void tc_group_close(struct tc_group *group) {
@@ -36,32 +39,54 @@ void tc_group_remove(struct tc_group *group, size_t count) { atomic_fetch_sub(&g
  * none may find that; who waits is then woken at the end. */
 _Atomic uint32_t *tc_group_leave(struct tc_group *group) {
   _Atomic uint32_t *state = &group->state;
-  uint32_t few = group->few, many = MANY_LEFT;
+  uint32_t few = group->few, sleeps = UNTIL_FEW;
   bool tell = few && atomic_load_explicit(&group->left, memory_order_relaxed) == few + 1 &&
-              atomic_compare_exchange_strong(state, &many, FEW_LEFT);
-  bool looks = atomic_fetch_sub(&group->left, 1) == 1 ? atomic_exchange(state, OVER) == FEW_LEFT : true;
+              atomic_compare_exchange_strong(state, &sleeps, LOOKS);
+  bool looks = atomic_fetch_sub(&group->left, 1) == 1 ? atomic_exchange(state, OVER) == LOOKS : true;
   return tell || !looks ? state : NULL;
 }
 
-/* Waits until all are done; false when the time is over. */
-bool tc_group_wait(struct tc_group *group, int64_t deadline) {
-  uint32_t left = atomic_fetch_sub(&group->left, 1) - 1;
-  if (!left) return true;
-  /* It may have been so for a moment before, while the others were not submitted. */
-  uint32_t state = left <= group->few ? MANY_LEFT : FEW_LEFT, now = left <= group->few ? FEW_LEFT : MANY_LEFT;
-  atomic_compare_exchange_strong(&group->state, &state, now);
-  while ((state = atomic_load_explicit(&group->state, memory_order_acquire)) == MANY_LEFT)
-    if (!tc_futex_wait(&group->state, MANY_LEFT, deadline)) return false;
-  if (state == FEW_LEFT) {
-    for (int64_t end = tc_now() + TC_MOMENT_NS; state == FEW_LEFT && tc_now() < end;)
-      for (int i = 0; state == FEW_LEFT && i < TC_LOOKS; i++) {
-        tc_pause();
-        state = atomic_load_explicit(&group->state, memory_order_acquire);
-      }
-    uint32_t few = FEW_LEFT;
-    atomic_compare_exchange_strong(&group->state, &few, ASLEEP);
+static void go_over(struct tc_group *group, uint32_t from, uint32_t to) {
+  atomic_compare_exchange_strong(&group->state, &from, to);
+}
+
+/* Looks until all are done, or the time is over. */
+static void look(struct tc_group *group, int64_t end) {
+  while (tc_now() < end)
+    for (int i = 0; i < TC_LOOKS; i++) {
+      if (atomic_load_explicit(&group->state, memory_order_acquire) != LOOKS) return;
+      tc_pause();
+    }
+}
+
+static bool wait_for_last(struct tc_group *group, uint32_t left, bool quick, int64_t now, int64_t deadline) {
+  /* Who was the last but few may have found so before, while the others were not submitted. */
+  bool looks = quick || left <= group->few;
+  go_over(group, looks ? UNTIL_FEW : LOOKS, looks ? LOOKS : UNTIL_FEW);
+  if (quick) {
+    look(group, deadline < 0 || deadline > now + QUICK_NS ? now + QUICK_NS : deadline);
+    if (atomic_load_explicit(&group->left, memory_order_relaxed) > group->few) go_over(group, LOOKS, UNTIL_FEW);
+  }
+  uint32_t state;
+  while ((state = atomic_load_explicit(&group->state, memory_order_acquire)) == UNTIL_FEW)
+    if (!tc_futex_wait(&group->state, UNTIL_FEW, deadline)) return false;
+  if (state == LOOKS) {
+    look(group, tc_now() + TC_MOMENT_NS);
+    go_over(group, LOOKS, UNTIL_END);
   }
   while ((state = atomic_load_explicit(&group->state, memory_order_acquire)) != OVER)
     if (!tc_futex_wait(&group->state, state, deadline)) return false;
   return true;
+}
+
+/* Waits until all are done; false when the time is over. */
+bool tc_group_wait(struct tc_group *group, int64_t deadline) {
+  static _Thread_local int64_t usual_ns;
+  uint32_t left = atomic_fetch_sub(&group->left, 1) - 1;
+  if (!left) return true;
+  int64_t began = tc_now();
+  bool over = wait_for_last(group, left, group->few && usual_ns <= QUICK_NS, began, deadline);
+  int64_t took = tc_now() - began;
+  usual_ns += ((took < 4 * QUICK_NS ? took : 4 * QUICK_NS) - usual_ns) / 4;
+  return over;
 }

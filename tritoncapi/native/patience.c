@@ -2,30 +2,14 @@
 #define _GNU_SOURCE
 #include "patience.h"
 
-#include <sched.h>
-
 #include "calls.h"
+#include "cores.h"
 
 static atomic_int waiting; /* threads, for a whole answer */
 
 struct patience {
   int64_t since_ns, usual_ns;
 };
-
-static atomic_int cores;
-
-/* For tests, and for who knows better; 0: to be counted. */
-void tc_cores_set(int count) { atomic_store(&cores, count); }
-
-int tc_cores(void) {
-  int known = atomic_load_explicit(&cores, memory_order_relaxed);
-  if (!known) {
-    cpu_set_t set;
-    known = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
-    atomic_store_explicit(&cores, known, memory_order_relaxed);
-  }
-  return known;
-}
 
 /* A thread that sleeps is woken late, and costs the one that wakes it a system call: as much as a small model's whole
  * answer takes. So who waits for one that has been quick so far looks again and again for a moment, unless as many

@@ -15,6 +15,4 @@ static inline void tc_pause(void) {
 #endif
 }
 
-int tc_cores(void); /* that this process may use, as of the first call */
-
 #endif
