@@ -451,9 +451,12 @@ class Native:
 def _builtins(dll: ctypes.CDLL) -> Callable[[str, str], Any]:
     """Makes builtins of functions that take addresses and return one, or None for NULL (native/builtin.c)."""
     python = ctypes.pythonapi
-    names = ("PyEval_SaveThread", "PyEval_RestoreThread", "PyLong_AsVoidPtr", "PyLong_FromVoidPtr", "Py_IncRef")
-    functions = [ctypes.cast(getattr(python, name), c_void_p).value for name in (*names, "PyErr_Occurred")]
-    dll.tc_python_bind((c_void_p * (len(functions) + 1))(*functions, id(None)))
+    names = (
+        *("PyEval_SaveThread", "PyEval_RestoreThread", "PyLong_AsVoidPtr", "PyLong_FromVoidPtr", "Py_IncRef"),
+        *("PyErr_Occurred", "PyErr_SetString"),
+    )
+    addresses = [ctypes.cast(getattr(python, name), c_void_p).value for name in names] + [id(None), id(TypeError)]
+    dll.tc_python_bind((c_void_p * len(addresses))(*addresses))
     make = ctypes.PYFUNCTYPE(ctypes.py_object, c_void_p, ctypes.py_object, c_void_p)(("PyCFunction_NewEx", python))
 
     def builtin(kind: str, name: str) -> Any:

@@ -32,7 +32,7 @@ def pair(left: int = 1, right: int = 2) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True, params=["few cores", "many cores"])
 def _cores(library: tc.Library, request: pytest.FixtureRequest) -> Iterator[None]:
-    """With cores to spare, who waits for many looks for the last answers itself."""
+    """With cores to spare, who waits for many looks for the answers itself, as long as they come quickly."""
     library.native.cores_set(1000 if request.param == "many cores" else 2)
     yield
     library.native.cores_set(0)
@@ -144,6 +144,18 @@ def delayed(tmp_path: Path, make_server: Any, tools: Any) -> Any:
     server.load("model")
     server.load("quick")
     return server
+
+
+def test_who_waits_for_long_sleeps(delayed: tc.Server) -> None:
+    """Also with cores to spare: looking is for those that are quick."""
+    with ExitStack() as stack:
+        some = [stack.enter_context(delayed.request(name, ONE)) for name in ("quick", "model", "quick", "quick")]
+        delayed.infer_many(some).close()
+        began, used = time.monotonic(), time.thread_time()
+        for _ in range(6):
+            delayed.infer_many(some).close()
+        assert time.monotonic() - began > 0.4
+        assert time.thread_time() - used < 0.1
 
 
 @pytest.mark.parametrize("which", ["whole", "goes on"])

@@ -13,7 +13,8 @@ static struct tc_python {
   PyObject *(*PyLong_FromVoidPtr)(void *);
   void (*Py_IncRef)(PyObject *);
   PyObject *(*PyErr_Occurred)(void);
-  PyObject *None;
+  void (*PyErr_SetString)(PyObject *, const char *);
+  PyObject *None, *TypeError;
 } python;
 
 void tc_python_bind(const struct tc_python *functions) { python = *functions; }
@@ -38,7 +39,11 @@ static PyObject *call_unlocked(PyObject *self, PyObject *argument) {
 /* f(address, address, address), each of which may be None, -> address or None; it keeps the lock. */
 static PyObject *call_locked(PyObject *self, PyObject *const *arguments, ptrdiff_t count) {
   void *addresses[3] = {NULL};
-  for (ptrdiff_t i = 0; i < 3 && i < count; i++)
+  if (count != 3) {
+    python.PyErr_SetString(python.TypeError, "it takes 3 addresses");
+    return NULL;
+  }
+  for (int i = 0; i < 3; i++)
     if (arguments[i] != python.None && !(addresses[i] = python.PyLong_AsVoidPtr(arguments[i])) &&
         python.PyErr_Occurred())
       return NULL;
