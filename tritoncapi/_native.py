@@ -448,6 +448,22 @@ class Native:
         return opened.value, strays.value
 
 
+class _Method(ctypes.Structure):
+    """``PyMethodDef``, which lives as long as the builtins that are made of it."""
+
+    _fields_ = [("name", c_char_p), ("function", c_void_p), ("flags", c_int), ("doc", c_char_p)]
+
+
+_methods: list[_Method] = []
+_METH_O, _METH_FASTCALL = 0x8, 0x80
+
+
+def _address(function: Any) -> int:
+    address = ctypes.cast(function, c_void_p).value
+    assert address
+    return address
+
+
 def _builtins(dll: ctypes.CDLL) -> Callable[[str, str], Any]:
     """Makes builtins of functions that take addresses and return one, or None for NULL (native/builtin.c)."""
     python = ctypes.pythonapi
@@ -455,13 +471,15 @@ def _builtins(dll: ctypes.CDLL) -> Callable[[str, str], Any]:
         *("PyEval_SaveThread", "PyEval_RestoreThread", "PyLong_AsVoidPtr", "PyLong_FromVoidPtr", "Py_IncRef"),
         *("PyErr_Occurred", "PyErr_SetString"),
     )
-    addresses = [ctypes.cast(getattr(python, name), c_void_p).value for name in names] + [id(None), id(TypeError)]
+    addresses = [_address(getattr(python, name)) for name in names] + [id(None), id(TypeError)]
     dll.tc_python_bind((c_void_p * len(addresses))(*addresses))
     make = ctypes.PYFUNCTYPE(ctypes.py_object, c_void_p, ctypes.py_object, c_void_p)(("PyCFunction_NewEx", python))
 
     def builtin(kind: str, name: str) -> Any:
-        method = ctypes.addressof(ctypes.c_byte.in_dll(dll, "tc_call_" + kind))
-        return make(method, ctypes.cast(getattr(dll, "tc_" + name), c_void_p).value, None)
+        flags = _METH_O if kind == "unlocked" else _METH_FASTCALL
+        method = _Method(name.encode(), _address(getattr(dll, "tc_call_" + kind)), flags, None)
+        _methods.append(method)
+        return make(ctypes.addressof(method), _address(getattr(dll, "tc_" + name)), None)
 
     return builtin
 

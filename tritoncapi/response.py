@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ._handle import Handle, _taking
+from ._handle import Handle
 from ._library import Library
 from ._types import Error_p, InferenceResponse_p
 from .errors import ClosedError, Error, TritonError
@@ -160,18 +160,21 @@ class InferenceResponse(Handle):
         if quick is None:
             super().close()
             return
-        with _taking:
-            pointer, self._pointer = self._pointer, None
+        put_aside = self._library.native.run_put_aside
+        run, userp, kept = quick
+        made = self._made
+        # From here to the call no other thread runs, nor a signal's handler, which might raise: both have their turn
+        # after a call, and there is none. So the pointer is always somebody's. Views look for it after their lease.
+        pointer, self._pointer = self._pointer, None
         if pointer is None:
             return
-        put_aside = self._library.native.run_put_aside
-        made, self._made = self._made, {}
-        self._rows = self._looked = None
-        lease = made.get(_LEASE)
-        if lease is not None:  # the last of who has it does it, here or later
-            lease.end = put_aside, (quick[0], pointer, quick[1]), quick[2]
+        self._made = {}
+        if _LEASE in made:  # the last of who has it does it, here or later
+            made[_LEASE].end = put_aside, (run, pointer, userp), kept
+            self._rows = self._looked = None
             return
-        error = put_aside(quick[0], pointer, quick[1])
+        error = put_aside(run, pointer, userp)
+        self._rows = self._looked = None
         if error:
             self._pointer = pointer
             raise self._library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_InferenceResponseDelete")

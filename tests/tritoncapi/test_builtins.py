@@ -1,4 +1,4 @@
-"""Native functions as builtins of Python's: what they are given is looked at before it is used."""
+"""Native functions as builtins of Python's: what is no address is an error, as with any builtin."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def test_each_takes_one_address(library: tc.Library, name: str) -> None:
             getattr(library.native, name)(*wrong)
     with pytest.raises(TypeError, match="keyword"):
         getattr(library.native, name)(run=1)
+
+
+def test_each_has_its_name(library: tc.Library) -> None:
+    for name in (*HOT, "run_put_aside"):
+        assert getattr(library.native, name).__name__ == name
 
 
 @pytest.mark.parametrize("place", range(3))

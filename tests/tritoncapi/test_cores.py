@@ -33,6 +33,8 @@ def limit(library: tc.Library, folder: Path, groups: str, files: dict[str, str])
         ("nonsense\n0:\n0:x\n0::relative\n", {"cpu.max": "200000 100000\n"}, 0),
         ("0::/\n", {"cpu.max": "many\n"}, 0),
         ("0::/\n", {"cpu.max": ""}, 0),
+        ("0::/\n", {"cpu.max": "2200000000000 1000\n"}, 1 << 20),
+        ("0::/\n", {"cpu.max": "4294967297 1\n"}, 1 << 20),
         # The least of all above.
         ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "300000 100000\n", "cpu.max": "800000 100000\n"}, 3),
         ("0::/a/b\n", {"a/b/cpu.max": "200000 100000\n", "a/cpu.max": "300000 100000\n"}, 2),
@@ -44,6 +46,7 @@ def limit(library: tc.Library, folder: Path, groups: str, files: dict[str, str])
             {"cpu,cpuacct/d/cpu.cfs_quota_us": "250000\n", "cpu,cpuacct/d/cpu.cfs_period_us": "50000\n"},
             5,
         ),
+        ("4:cpuacct,cpu:/\n", {"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
         ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0),
         ("2:cpuset:/\n", {"cpuset/cpu.cfs_quota_us": "100000\n", "cpuset/cpu.cfs_period_us": "100000\n"}, 0),
         ("1:cpu:/d\n0::/d\n", {"cpu/d/cpu.cfs_quota_us": "600000\n", "cpu/d/cpu.cfs_period_us": "100000\n"}, 6),
@@ -56,6 +59,8 @@ def test_limits_of_control_groups(
 
 
 def test_long_names_are_no_harm(library: tc.Library, tmp_path: Path) -> None:
+    deep = "/".join("a" * 90 for _ in range(8))
+    assert limit(library, tmp_path, f"0::/{deep}\n", {f"{deep}/cpu.max": "700000 100000\n"}) == 7
     assert limit(library, tmp_path, f"0::/{'a' * 5000}\n0::/b\n", {"b/cpu.max": "200000 100000\n"}) == 2
     assert limit(library, tmp_path, "0::/\n", {"cpu.max": "3" * 5000}) == 0
     assert library.native.cores_of_groups(b"/nowhere", b"/nowhere") == 0

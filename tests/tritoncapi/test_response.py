@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -384,4 +386,32 @@ def test_two_threads_that_read_one_response_share_its_lease(server: tc.Server, m
         assert server.default_allocator.counts.live == 2
         assert mine.tolist() == [0, 0]
         del mine
+    assert server.default_allocator.counts.live == 0
+
+
+def test_a_signal_within_close_loses_no_response(server: tc.Server, requests: list[tc.InferenceRequest]) -> None:
+    """Strikes of a handler that raises, as Ctrl-C's does, at any moment of close()."""
+
+    class Struck(BaseException):
+        pass
+
+    def strike(*_: object) -> None:
+        raise Struck
+
+    before = signal.signal(signal.SIGALRM, strike)
+    struck, end = 0, time.monotonic() + 2
+    try:
+        while struck < 50 or time.monotonic() < end:
+            response = requests[0].infer()
+            try:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 1e-6 * (1 + struck % 20))
+                    response.close()
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except Struck:
+                struck += 1
+            response.close()
+    finally:
+        signal.signal(signal.SIGALRM, before)
     assert server.default_allocator.counts.live == 0

@@ -25,8 +25,8 @@ static PyObject *address_or_none(void *address) {
   return python.None;
 }
 
-/* f(address) -> address or None, without the interpreter lock. `self` is where the function is. */
-static PyObject *call_unlocked(PyObject *self, PyObject *argument) {
+/* What METH_O calls: f(address) -> address or None, without the interpreter lock. `self` is where f is. */
+PyObject *tc_call_unlocked(PyObject *self, PyObject *argument) {
   void *(*function)(void *) = (void *(*)(void *))python.PyLong_AsVoidPtr(self);
   void *address = python.PyLong_AsVoidPtr(argument);
   if (!address && python.PyErr_Occurred()) return NULL;
@@ -36,8 +36,9 @@ static PyObject *call_unlocked(PyObject *self, PyObject *argument) {
   return address_or_none(result);
 }
 
-/* f(address, address, address), each of which may be None, -> address or None; it keeps the lock. */
-static PyObject *call_locked(PyObject *self, PyObject *const *arguments, ptrdiff_t count) {
+/* What METH_FASTCALL calls: f(address, address, address), each of which may be None, -> address or None; it keeps the
+ * lock. */
+PyObject *tc_call_locked(PyObject *self, PyObject *const *arguments, ptrdiff_t count) {
   void *addresses[3] = {NULL};
   if (count != 3) {
     python.PyErr_SetString(python.TypeError, "it takes 3 addresses");
@@ -50,16 +51,3 @@ static PyObject *call_locked(PyObject *self, PyObject *const *arguments, ptrdiff
   void *(*function)(void *, void *, void *) = (void *(*)(void *, void *, void *))python.PyLong_AsVoidPtr(self);
   return address_or_none(function(addresses[0], addresses[1], addresses[2]));
 }
-
-/* PyMethodDef */
-struct tc_method {
-  const char *name;
-  void (*function)(void);
-  int flags;
-  const char *doc;
-};
-
-enum { METH_O = 0x8, METH_FASTCALL = 0x80 };
-
-struct tc_method tc_call_unlocked = {"unlocked", (void (*)(void))call_unlocked, METH_O, NULL};
-struct tc_method tc_call_locked = {"locked", (void (*)(void))call_locked, METH_FASTCALL, NULL};

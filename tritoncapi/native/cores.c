@@ -13,7 +13,7 @@ static atomic_int cores;
 /* For tests, and for who knows better; 0: to be counted. */
 void tc_cores_set(int count) { atomic_store(&cores, count); }
 
-enum { LINE = 512, PATH = 1024 };
+enum { LINE = 4096 + 64, PATH = LINE + 64, MOST = 1 << 20 };
 
 /* How many cores' time a group has by its file cpu.max ("max 100000", "150000 100000"), or that of version 1, where the
  * two numbers have a file each; 0 for no limit, or no such file. */
@@ -31,7 +31,8 @@ static int limit_of(const char *folder) {
     if (end < line + sizeof line - 2) *end++ = ' ';
   }
   if (sscanf(line, "%lld %lld", &quota, &period) != 2 || quota <= 0 || period <= 0) return 0;
-  return quota < period ? 1 : (int)(quota / period);
+  long long limit = quota / period;
+  return limit < 1 ? 1 : limit < MOST ? (int)limit : MOST;
 }
 
 /* The least of what a group and those above it have, 0 for no limit. `group` begins with a slash. */
@@ -60,12 +61,14 @@ int tc_cores_of_groups(const char *list, const char *mounts) {
     if (!group || group[1] != '/') continue;
     *group++ = '\0';
     controllers++;
+    /* Version 2 has all in one place; of version 1, what is mounted may be called otherwise than here, "cpu" mostly too. */
+    const char *const names[] = {*controllers ? controllers : ".", "cpu"};
     char framed[LINE + 2];
     snprintf(framed, sizeof framed, ",%s,", controllers);
     if (*controllers && !strstr(framed, ",cpu,")) continue;
-    if ((size_t)snprintf(mount, sizeof mount, "%s%s%s", mounts, *controllers ? "/" : "", controllers) >= sizeof mount)
-      continue;
-    least = least_of(mount, group, least);
+    for (int i = 0; i < (*controllers ? 2 : 1); i++)
+      if ((size_t)snprintf(mount, sizeof mount, "%s/%s", mounts, names[i]) < sizeof mount)
+        least = least_of(mount, group, least);
   }
   fclose(file);
   return least;
