@@ -5,17 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Callable
 from ctypes import POINTER, c_char_p, c_double, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
 
 from . import _types as T
+from ._builtin import Call, builtins_of
 from .errors import LibraryError, MissingFunctionError
 
 _NAME = "libtritoncapi_native.so"
-
-Call = Callable[[int], int | None]
 
 
 class Event(ctypes.Structure):
@@ -351,7 +349,7 @@ class Native:
             *(c_void_p, T.InferenceTrace_p, POINTER(c_uint64)),
         )
         # Addresses in, an error's address or None out: what is called for each request must cost little.
-        builtin = _builtins(unlocked)
+        builtin = builtins_of(unlocked)
         self.call_run: Call = builtin("unlocked", "call_run")
         self.many_run: Call = builtin("unlocked", "many_run")
         self.once_run: Call = builtin("unlocked", "once_run")
@@ -446,42 +444,6 @@ class Native:
         opened, strays = c_uint64(), c_uint64()
         self.calls_count(ctypes.byref(opened), ctypes.byref(strays))
         return opened.value, strays.value
-
-
-class _Method(ctypes.Structure):
-    """``PyMethodDef``, which lives as long as the builtins that are made of it."""
-
-    _fields_ = [("name", c_char_p), ("function", c_void_p), ("flags", c_int), ("doc", c_char_p)]
-
-
-_methods: list[_Method] = []
-_METH_O, _METH_FASTCALL = 0x8, 0x80
-
-
-def _address(function: Any) -> int:
-    address = ctypes.cast(function, c_void_p).value
-    assert address
-    return address
-
-
-def _builtins(dll: ctypes.CDLL) -> Callable[[str, str], Any]:
-    """Makes builtins of functions that take addresses and return one, or None for NULL (native/builtin.c)."""
-    python = ctypes.pythonapi
-    names = (
-        *("PyEval_SaveThread", "PyEval_RestoreThread", "PyLong_AsVoidPtr", "PyLong_FromVoidPtr", "Py_IncRef"),
-        *("PyErr_Occurred", "PyErr_SetString"),
-    )
-    addresses = [_address(getattr(python, name)) for name in names] + [id(None), id(TypeError)]
-    dll.tc_python_bind((c_void_p * len(addresses))(*addresses))
-    make = ctypes.PYFUNCTYPE(ctypes.py_object, c_void_p, ctypes.py_object, c_void_p)(("PyCFunction_NewEx", python))
-
-    def builtin(kind: str, name: str) -> Any:
-        flags = _METH_O if kind == "unlocked" else _METH_FASTCALL
-        method = _Method(name.encode(), _address(getattr(dll, "tc_call_" + kind)), flags, None)
-        _methods.append(method)
-        return make(ctypes.addressof(method), _address(getattr(dll, "tc_" + name)), None)
-
-    return builtin
 
 
 def _path() -> Path:
