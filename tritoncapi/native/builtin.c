@@ -1,5 +1,5 @@
-/* Functions of ours as builtins of Python's: through ctypes a call takes two microseconds more, as long as its code is in
- * no cache, and between two requests it never is.
+/* Functions of ours as builtins of Python's: a call through ctypes takes longer, most of all while its code is in no cache,
+ * and between two requests it never is.
  *
  * Python's own functions are handed in, of its stable ABI: nothing here is compiled against one Python, or linked to it. */
 #include <stddef.h>

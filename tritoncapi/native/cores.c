@@ -15,22 +15,25 @@ void tc_cores_set(int count) { atomic_store(&cores, count); }
 
 enum { LINE = 4096 + 64, PATH = LINE + 64, MOST = 1 << 20 };
 
-/* How many cores' time a group has by its file cpu.max ("max 100000", "150000 100000"), or that of version 1, where the
- * two numbers have a file each; 0 for no limit, or no such file. */
+/* The numbers that a file of a group begins with; returns how many there are. */
+static int numbers(const char *folder, const char *name, long long *first, long long *second) {
+  char path[PATH + 32];
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  FILE *file = fopen(path, "re");
+  if (!file) return 0;
+  int found = fscanf(file, "%lld %lld", first, second);
+  fclose(file);
+  return found < 0 ? 0 : found;
+}
+
+/* How many cores' time a group has by its file cpu.max ("max 100000", "150000 100000"), or by those of version 1, one for
+ * each number; 0 for no limit, or no such file. */
 static int limit_of(const char *folder) {
-  char path[PATH + 32], line[LINE] = "", *end = line;
-  long long quota = 0, period = 0;
-  static const char *const files[] = {"cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us"};
-  for (size_t i = 0; i < 3; i++) {
-    snprintf(path, sizeof path, "%s/%s", folder, files[i]);
-    FILE *file = fopen(path, "re");
-    if (!file) continue;
-    if (fgets(end, (int)(line + sizeof line - end), file)) end += strcspn(end, "\n");
-    fclose(file);
-    if (i == 0) break;
-    if (end < line + sizeof line - 2) *end++ = ' ';
-  }
-  if (sscanf(line, "%lld %lld", &quota, &period) != 2 || quota <= 0 || period <= 0) return 0;
+  long long quota = 0, period = 0, none;
+  if (numbers(folder, "cpu.max", &quota, &period) != 2 &&
+      (!numbers(folder, "cpu.cfs_quota_us", &quota, &none) || !numbers(folder, "cpu.cfs_period_us", &period, &none)))
+    return 0;
+  if (quota <= 0 || period <= 0) return 0;
   long long limit = quota / period;
   return limit < 1 ? 1 : limit < MOST ? (int)limit : MOST;
 }

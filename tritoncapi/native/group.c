@@ -60,7 +60,7 @@ static void look(struct tc_group *group, int64_t end) {
 }
 
 static bool wait_for_last(struct tc_group *group, uint32_t left, bool quick, int64_t now, int64_t deadline) {
-  /* Who was the last but few may have found so before, while the others were not submitted. */
+  /* While the others were not submitted, few may have been left for a moment: then it says LOOKS already. */
   bool looks = quick || left <= group->few;
   go_over(group, looks ? UNTIL_FEW : LOOKS, looks ? LOOKS : UNTIL_FEW);
   if (quick) {
@@ -86,7 +86,6 @@ bool tc_group_wait(struct tc_group *group, int64_t deadline) {
   if (!left) return true;
   int64_t began = tc_now();
   bool over = wait_for_last(group, left, group->few && usual_ns <= QUICK_NS, began, deadline);
-  int64_t took = tc_now() - began;
-  usual_ns += ((took < 4 * QUICK_NS ? took : 4 * QUICK_NS) - usual_ns) / 4;
+  tc_note_usual(&usual_ns, tc_now() - began, QUICK_NS);
   return over;
 }

@@ -32,7 +32,6 @@ bool tc_call_await_answer(struct tc_call *call, uint64_t key, int64_t timeout_ns
   look_for_a_moment(call, &patience);
   bool whole = tc_call_take_answer(call, key, timeout_ns, answer);
   atomic_fetch_sub_explicit(&waiting, 1, memory_order_relaxed);
-  int64_t took = tc_now() - patience.since_ns;
-  patience.usual_ns += ((took < 4 * TC_MOMENT_NS ? took : 4 * TC_MOMENT_NS) - patience.usual_ns) / 4;
+  tc_note_usual(&patience.usual_ns, tc_now() - patience.since_ns, TC_MOMENT_NS);
   return whole;
 }
