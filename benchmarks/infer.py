@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from tritoncapi import CPU, CallableAllocator, ResponseAllocator, Server
-from tritoncapi.allocator import Allocator
+from tritoncapi.allocator_base import Allocator
 
 from .pairs import Measure, compare
 from .serving import running

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tritoncapi import Server, Target, Traffic
-from tritoncapi.allocator import Allocator
+from tritoncapi.allocator_base import Allocator
 
 from .reference import CLoop, Run
 from .serving import running

@@ -19,7 +19,8 @@ from ._types import (
     TraceActivity,
     TraceLevel,
 )
-from .allocator import Allocation, AllocatorCounts, CallableAllocator, ResponseAllocator
+from .allocator import Allocation, CallableAllocator, ResponseAllocator
+from .allocator_base import AllocatorCounts
 from .attributes import BufferAttributes
 from .dlpack import TensorView, from_dlpack
 from .execution import Execution, InferTimeout, Progress

@@ -233,7 +233,7 @@ class Many(ctypes.Structure):
     answers: int
     calls: int
     count: int
-    allocator: int | None
+    lender: int | None
     timeout_ns: int
     ready: int
     submitted: int
@@ -241,7 +241,7 @@ class Many(ctypes.Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("runs", "answers", "calls")),
         ("count", c_size_t),
-        ("allocator", c_void_p),
+        ("lender", c_void_p),
         ("chosen", T.ResponseAllocator_p),
         ("chosen_userp", c_void_p),
         *((name, c_int64) for name in ("timeout_ns", "ready")),
@@ -392,11 +392,17 @@ class Native:
         )
         self.allocator_clear = bind(locked, "allocator_clear", None, c_void_p)
         self.allocator_delete = bind(locked, "allocator_delete", c_uint64, c_void_p)
+        self.counting_new = bind(locked, "counting_new", c_void_p)
+        self.counting_counts = bind(locked, "counting_counts", None, c_void_p, POINTER(Counts))
+        self.counting_delete = bind(locked, "counting_delete", None, c_void_p)
         self._bind_traffic(bind, unlocked, locked)
         self.alloc_fn = T.AllocFn(("tc_allocator_alloc", unlocked))
         self.release_fn = T.ReleaseFn(("tc_allocator_release", unlocked))
         self.start_fn = T.StartFn(("tc_allocator_start", unlocked))
         self.query_fn = T.QueryFn(("tc_allocator_query", unlocked))
+        self.counting_alloc_fn = T.AllocFn(("tc_counting_alloc", unlocked))
+        self.counting_release_fn = T.ReleaseFn(("tc_counting_release", unlocked))
+        self.counting_query_fn = T.QueryFn(("tc_counting_query", unlocked))
         self.attributes_fn = T.BufferAttributesFn(("tc_allocator_attributes", unlocked))
 
     def _bind_traffic(self, bind: Any, unlocked: ctypes.CDLL, locked: ctypes.PyDLL) -> None:

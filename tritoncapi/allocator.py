@@ -5,25 +5,23 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import _types as T
 from ._callbacks import Registry
-from ._handle import Handle
 from ._library import Library, load
-from ._native import Counts, Native, Record
+from ._native import Record
 from ._types import ErrorCode, MemoryType
+from .allocator_base import AllocatorHandle, NativeAllocator
 from .errors import Error, TritonError
 from .memory import Buffer
 from .place import CPU, Place
 from .roster import Roster
 
 if TYPE_CHECKING:
-    from .traffic import Traffic
+    pass
 
 Rule = Place | Literal["preferred"] | TritonError
 """Where a tensor goes: a place, where Triton prefers it, or an error that the allocation shall fail with."""
@@ -49,76 +47,7 @@ class Allocation:
     mismatched: int = 0
 
 
-@dataclass(frozen=True)
-class AllocatorCounts:
-    """Totals of one allocator. ``mismatched``: releases that named another buffer, size or place than was given."""
-
-    starts: int = 0
-    queries: int = 0
-    attributes: int = 0
-    allocations: int = 0
-    failures: int = 0
-    zero_sized: int = 0
-    releases: int = 0
-    double_releases: int = 0
-    mismatched: int = 0
-    free_failures: int = 0
-    live: int = 0
-    live_bytes: int = 0
-    peak_bytes: int = 0
-    reused: int = 0
-
-
-class Allocator(Protocol):
-    """What a request needs of an allocator."""
-
-    @property
-    def pointer(self) -> Any:
-        """The ``TRITONSERVER_ResponseAllocator*``."""
-
-    @property
-    def userp(self) -> int:
-        """The ``response_allocator_userp`` that goes with it."""
-
-
-class _AllocatorHandle(Handle):
-    """An allocator cannot be closed while buffers of it are out, or may yet be asked for; what went wrong before that
-    matters more.
-    """
-
-    _native: Native
-    _traffics: weakref.WeakSet[Traffic] | None = None
-
-    def _used_by(self, traffic: Traffic) -> None:
-        """Until that is closed."""
-        if self._traffics is None:
-            self._traffics = weakref.WeakSet()
-        self._traffics.add(traffic)
-
-    def _check_closable(self, live: int) -> None:
-        if live:
-            raise Error(
-                f"this {self.noun} still has {live} buffer(s) out: close the responses, drop views of them, and close "
-                "requests that were forgotten, first"
-            )
-        flying = self._native.calls_using(self.pointer)
-        if flying:
-            raise Error(f"{flying} request(s) in flight use this {self.noun}: wait for their answers first")
-        if any(traffic.open for traffic in self._traffics or ()):
-            raise Error(f"traffic uses this {self.noun}: close the traffic first")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.close()
-        except Error:
-            if value is None:
-                raise
-            self.release()
-
-
-class ResponseAllocator(_AllocatorHandle):
+class ResponseAllocator(NativeAllocator):
     """Places outputs by rules, in native code that never takes the interpreter lock.
 
     ``ResponseAllocator(gpu(0))`` puts every output on GPU 0; ``ResponseAllocator("preferred")`` follows the model;
@@ -147,10 +76,9 @@ class ResponseAllocator(_AllocatorHandle):
         library = library or load()
         self._api, self._native = library.api, library.native
         fill = -1 if poison is None else poison & 0xFF
+        self._native_counts = self._native.allocator_counts
         self._state = self._native.allocator_new(keep_records, cuda_ipc, fill, reuse)
-        #: Whether buffers that come back are kept for later outputs.
         self.reuse = reuse
-        self._before_look: Callable[[], None] | None = None  # makes that come back what nobody has any more
         #: Requests whose closed responses may hold buffers of this for a while; None: closed ones hold none.
         self._senders: Roster | None = None
         if reuse and not keep_records:
@@ -185,11 +113,6 @@ class ResponseAllocator(_AllocatorHandle):
         if self._native.allocator_rule(self._state, name, *arguments):
             raise MemoryError("no memory for an allocator's rule")
 
-    @property
-    def userp(self) -> int:
-        """The native state's address, which Triton hands back to the callbacks."""
-        return int(self._state)
-
     def reserve(self, place: Place, nbytes: int, count: int = 1) -> None:
         """Makes ``count`` buffers of ``nbytes`` at ``place`` for later outputs. Needs ``reuse``; raises MemoryError."""
         self.pointer  # noqa: B018 - raises when it is closed
@@ -198,16 +121,6 @@ class ResponseAllocator(_AllocatorHandle):
         failure = self._native.allocator_reserve(self.userp, place.memory_type, place.device, nbytes, count)
         if failure:
             raise MemoryError(f"{count} buffers of {nbytes} bytes at {place}: {failure.decode(errors='replace')}")
-
-    @property
-    def counts(self) -> AllocatorCounts:
-        """Totals since the allocator was made."""
-        if self._before_look is not None:
-            self._before_look()
-        counts = Counts()
-        if self._state:
-            self._native.allocator_counts(self._state, ctypes.byref(counts))
-        return AllocatorCounts(**{name: getattr(counts, name) for name, *_ in Counts._fields_})
 
     @property
     def records(self) -> list[Allocation]:
@@ -238,12 +151,6 @@ class ResponseAllocator(_AllocatorHandle):
         if self._state:
             self._native.allocator_clear(self._state)
 
-    def close(self) -> None:
-        """Deletes the allocator (``TRITONSERVER_ResponseAllocatorDelete``). Raises Error while buffers are out."""
-        if not self.closed:
-            self._check_closable(self.counts.live)
-        super().close()
-
     def _dispose(self, pointer: Any) -> None:
         self._api.ResponseAllocatorDelete(pointer)
         self._native.allocator_delete(self._state)
@@ -254,7 +161,7 @@ AllocateFunction = Callable[[str, int, Place], Place | Buffer]
 """``(tensor name, byte size, preferred place) -> where it goes``: a place, or a buffer of at least that size."""
 
 
-class CallableAllocator(_AllocatorHandle):
+class CallableAllocator(AllocatorHandle):
     """Asks a Python function for every output. It runs on Triton's threads and takes the interpreter lock each time.
 
     What the function raises becomes a Triton error on that response (a TritonError keeps its code) and is kept in

@@ -8,12 +8,13 @@ import struct
 import threading
 import weakref
 from collections.abc import Callable
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from ._library import Library
 from ._native import Answer
 from ._types import Error_p
-from .allocator import Allocator
+from .allocator_base import Allocator
 from .errors import Error
 from .execution import Execution, the_one
 from .response import InferenceResponse
@@ -28,7 +29,8 @@ _SEVERAL = 4  # answers at once, from which on requests are submitted together
 _TOGETHER = 64
 
 _Entry = list[Any]
-"""One request on its way, and its future: None when nobody waits any more. The next one may be on its way already."""
+"""One request on its way; its future, or None when nobody waits any more; and what its response is made of. The request
+may be on its way again before that is made, with another allocator."""
 
 
 class Inbox:
@@ -62,17 +64,18 @@ class Inbox:
         """
         with request._lock:
             request._make_ready(allocator)
-            entry: _Entry = [request, future]
+            entry: _Entry = [request, future, request._keep, request._quick]
             if self._several:
-                with self._lock:
-                    request._queued_in = self
-                    self._queue.append(entry)
-                    waiting = len(self._queue)
-                if waiting == 1:
+                # Without the queue's lock: who takes what is in it looks again whether more came. In this order:
+                # whoever sees that it is queued finds it there.
+                queue = self._queue
+                queue.append(entry)
+                request._queued_in = self
+                if len(queue) == 1:
                     loop = self._loop()
                     assert loop is not None
                     loop.call_soon(self.flush)
-                elif waiting >= _TOGETHER:
+                elif len(queue) >= _TOGETHER:
                     self.flush()
                 return entry
             with self._lock:
@@ -98,13 +101,13 @@ class Inbox:
         """The native call; the lock is held. Returns errors' addresses, if there are any."""
         count, refused = len(entries), 0
         keys = (ctypes.c_uint64 * count)()
-        self._runs[:count] = [request._run_at for request, _ in entries]
+        self._runs[:count] = [entry[0]._run_at for entry in entries]
         try:
             refused = self._native.calls_post(self._runs, keys, self._errors, count, self.pointer)
         finally:
             # In flight or refused; Ctrl-C in between finds it in flight.
             waiting = self._waiting
-            for entry, key in zip(entries, keys, strict=True):
+            for entry, key in zip(entries, keys[:], strict=True):
                 request = entry[0]
                 request._posted = key
                 request._running = False
@@ -117,7 +120,7 @@ class Inbox:
     def _tell(self, entries: list[_Entry]) -> None:
         """Of what was refused."""
         loop = self._loop()
-        for (_, future), error in zip(entries, self._errors, strict=False):
+        for (_, future, *_), error in zip(entries, self._errors, strict=False):
             if error:
                 failure = self._refusal(error)
                 if future is not None and loop is not None and not loop.is_closed():
@@ -149,32 +152,36 @@ class Inbox:
         with self._lock:
             count = self._native.inbox_collect(self.pointer, self._keys, self._answers, _BATCH)
             keys = self._keys[:count]
-            entries = [self._waiting.pop(key, None) for key in keys]
-            # Now: once these are not waited for, other threads may send their requests with other allocators.
-            sent = [(entry[0]._chosen, entry[0]._quick) if entry is not None else (None, None) for entry in entries]
+            entries = list(map(self._waiting.pop, keys, repeat(None)))
         self._several = count >= _SEVERAL
-        library, at = self._library, 0
+        library, came = self._library, InferenceResponse.came
         answers = _ANSWER.iter_unpack(self._bytes[: count * _ANSWER.size])
-        for key, entry, (chosen, quick), (address, time_ns, thread, final, failed) in zip(
-            keys, entries, sent, answers, strict=True
-        ):
-            place, at = at, at + _ANSWER.size
+        for number, (address, time_ns, thread, final, failed) in enumerate(answers):
+            key, entry = keys[number], entries[number]
             if entry is None:  # Ctrl-C came before it was written down
-                self._native.answers_delete(ctypes.byref(self._answers, place), 1)
-                continue
-            request, future = entry
-            parents = chosen, request._server
-            response: InferenceResponse | None
-            error: Error | None = None
-            if address:
-                request._arrived(key, thread)
-                response = InferenceResponse.came(address, library, parents, quick, final, time_ns)
+                self._native.answers_delete(ctypes.byref(self._answers, number * _ANSWER.size), 1)
+            elif not address:
+                _settle(entry[1], *_outcome(Execution(library, key, entry[2])))
+            else:
+                request, future, keep, quick = entry
+                with request._lock:
+                    if request._posted == key:
+                        request._posted = 0
+                        request._awaited_in = None
+                        request._idle = request._pointer is not None
+                    else:
+                        request._arrived(key)
+                if thread not in request._threads:
+                    request._answered_on(thread)
+                response = came(address, library, keep, quick, final, time_ns)
                 if failed:
                     error = response.error
                     response.close()
-            else:
-                response, error = _outcome(Execution(library, key, parents))
-            _settle(future, response, error)
+                    _settle(future, None, error)
+                elif future is None or future.done():  # cancelled
+                    response.close()
+                else:
+                    future.set_result(response)
 
 
 def _outcome(execution: Execution) -> tuple[InferenceResponse | None, Error | None]:
@@ -220,15 +227,13 @@ _latest = _Latest()
 
 
 def _inbox(loop: asyncio.AbstractEventLoop, library: Library) -> Inbox:
-    inbox = _latest.inbox()
-    if inbox is None or inbox._loop() is not loop:
-        inbox = _inboxes.get(loop)
-        if inbox is None:
-            for other, box in list(_inboxes.items()):
-                if other.is_closed():  # with tasks that waited, which would keep it for ever
-                    box.abandon()
-            inbox = _inboxes[loop] = Inbox(loop, library)
-        _latest.inbox = weakref.ref(inbox)
+    inbox = _inboxes.get(loop)
+    if inbox is None:
+        for other, box in list(_inboxes.items()):
+            if other.is_closed():  # with tasks that waited, which would keep it for ever
+                box.abandon()
+        inbox = _inboxes[loop] = Inbox(loop, library)
+    _latest.inbox = weakref.ref(inbox)
     return inbox
 
 
@@ -239,7 +244,9 @@ async def infer_await(self: InferenceRequest, *, allocator: Allocator | None = N
     must be able to watch descriptors (``loop.add_reader``).
     """
     loop = asyncio.get_running_loop()
-    inbox = _inbox(loop, self._library)
+    inbox = _latest.inbox()
+    if inbox is None or inbox._loop() is not loop:
+        inbox = _inbox(loop, self._library)
     future: _Future = loop.create_future()
     entry = inbox.post(self, allocator, future)
     try:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, overload
 from ._handle import _taking
 from ._native import NOT_KEPT, NOT_READY, NOT_WHOLE, Answer, Many, Native
 from ._types import Error_p
-from .allocator import Allocator
+from .allocator_base import Allocator
 from .errors import Error, InFlightError, TritonError
 from .execution import Execution, InferTimeout, the_one
 from .response import InferenceResponse

@@ -20,7 +20,7 @@ import numpy as np
 from ._names import c_name
 from ._native import ONCE_ANSWER, ONCE_ANSWER_AT, ONCE_REQUEST_AT, Input, Once
 from ._types import DataType, Error_p, InferenceRequest_p
-from .allocator import Allocator, ResponseAllocator
+from .allocator_base import Allocator, NativeAllocator
 from .dlpack import TensorView
 from .execution import Execution, InferTimeout, checked, only_response
 from .output import Look
@@ -151,7 +151,7 @@ class OneCall:
                 return None
         form = self._forms.get(tuple(key)) or self._form(server, key, tensors)
         chosen = server.default_allocator if allocator is None else allocator
-        if form is None or type(chosen) is not ResponseAllocator or chosen._pointer is None:
+        if form is None or not isinstance(chosen, NativeAllocator) or chosen._pointer is None:
             return None
         try:
             run = form.idle.pop()
@@ -205,7 +205,7 @@ class OneCall:
         return form
 
     def _send(
-        self, server: Server, model: str, form: _Form, run: _Run, tensors: _Tensors, chosen: ResponseAllocator
+        self, server: Server, model: str, form: _Form, run: _Run, tensors: _Tensors, chosen: NativeAllocator
     ) -> InferenceResponse | InferenceRequest:
         """The native call: the response, or the request that goes on, which the server knows by now."""
         once = run.once
@@ -242,7 +242,7 @@ class OneCall:
             raise
 
     def _going_on(
-        self, server: Server, model: str, once: Once, tensors: _Tensors, chosen: ResponseAllocator
+        self, server: Server, model: str, once: Once, tensors: _Tensors, chosen: NativeAllocator
     ) -> InferenceRequest:
         held: dict[str, list[object]] = {name: [tensor] for name, tensor in tensors.items()}
         execution = Execution(self._library, once.key, (chosen, server))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ._names import c_name
 from ._native import RUN_RESPONSE, RUN_RESULTS, RUN_RESULTS_AT, RUN_TAKEN, RUN_THREADS, Run
 from ._types import Error_p, InferenceResponse_p
-from .allocator import Allocator
+from .allocator_base import Allocator
 from .awaiting import infer_await
 from .errors import InFlightError
 from .execution import Execution, InferTimeout, checked, only_response
@@ -78,6 +78,7 @@ class InferenceRequest(RequestContent):
         self._look: Look | None = None  # what infer() reads of its outputs
         self._threads: tuple[int, ...] = ()  # the model answered on these
         self._chosen: Allocator | None = None  # the one in _run
+        self._keep: tuple[Any, ...] = ()  # what Triton uses as long as a response is there: allocator, server
         self._quick: Quick | None = None  # where a response with its outputs may be put aside
         self._lock = threading.RLock()  # a stopping server closes requests that other threads are about to start
         super().__init__(pointer, server)
@@ -110,7 +111,7 @@ class InferenceRequest(RequestContent):
             with self._lock:
                 key, self._posted = self._posted, 0
                 if key:
-                    self._current = Execution(self._library, key, (self._chosen, self._server))
+                    self._current = Execution(self._library, key, self._keep)
         elif self._shared and not self._run.state:
             with self._lock:
                 self._own_run()
@@ -177,8 +178,7 @@ class InferenceRequest(RequestContent):
                     raise self._api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_ServerInferAsync")
                 key, address, time_ns, thread, final, failed = RUN_RESULTS.unpack_from(run, RUN_RESULTS_AT)
                 if not key:
-                    parents = self._chosen, self._server
-                    response = InferenceResponse.came(address, self._library, parents, self._quick, final, time_ns)
+                    response = InferenceResponse.came(address, self._library, self._keep, self._quick, final, time_ns)
                     run.response = None
                     look = self._look
                     if look is None:
@@ -246,7 +246,7 @@ class InferenceRequest(RequestContent):
         run = self._run
         run.allocator, run.allocator_userp = chosen.pointer, chosen.userp
         if chosen is not self._chosen:
-            self._chosen = chosen
+            self._chosen, self._keep = chosen, (chosen, self._server)
             self._quick = self._place_aside(chosen)
         run.timeout_ns = _FIRST_WAIT_NS
         self._idle = False
@@ -303,7 +303,7 @@ class InferenceRequest(RequestContent):
         run = self._run
         key = run.key
         if key:
-            self._execution = Execution(self._library, key, (self._chosen, self._server))
+            self._execution = Execution(self._library, key, self._keep)
             run.key = 0  # then: what interrupts this finds it again
         else:
             self._answered_on(run.thread)
@@ -312,24 +312,18 @@ class InferenceRequest(RequestContent):
 
     def _go_on(self) -> Execution:
         """The execution of what native code sent and has still, so that no other thread does."""
-        self._current = execution = Execution(self._library, self._run.key, (self._chosen, self._server))
+        self._current = execution = Execution(self._library, self._run.key, self._keep)
         self._posted = 0
         self._run.key = 0
         return execution
 
-    def _arrived(self, key: int, thread: int) -> None:
-        """The whole answer to the call ``key``, which was posted, came; the call is closed by now."""
-        with self._lock:
-            if self._posted == key:
-                self._awaited_in = None
-                self._posted = 0
-                self._idle = self._pointer is not None
-            else:
-                execution = self._execution
-                if execution is not None and execution.key == key:
-                    self._execution = self._awaited_in = None
-        if thread not in self._threads:
-            self._answered_on(thread)
+    def _arrived(self, key: int) -> None:
+        """The whole answer to the call ``key``, of which somebody needed an Execution, came; the call is closed by now,
+        and the lock held.
+        """
+        execution = self._execution
+        if execution is not None and execution.key == key:
+            self._execution = self._awaited_in = None
 
     infer_await = infer_await
 

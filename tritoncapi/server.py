@@ -18,7 +18,8 @@ from ._handle import Handle
 from ._library import Library, load
 from ._names import c_name
 from ._types import MetricFormat, ModelBatchFlag, ModelIndexFlag, ModelTxnPropertyFlag
-from .allocator import Allocator, ResponseAllocator
+from .allocator_base import Allocator
+from .default_allocator import DefaultAllocator
 from .dispatcher import dispatcher
 from .errors import Error, TritonError
 from .many import Batch, Responses, drop, infer_many, left_of, waited_for
@@ -26,7 +27,6 @@ from .message import take_json
 from .once import OneCall
 from .options import PathLike, ServerOptions
 from .parameter import ParameterValue, parameter_array
-from .place import CPU
 from .request import InferenceRequest
 from .request_content import InputData
 from .response import InferenceResponse
@@ -95,7 +95,7 @@ class Server(Handle):
         self._api = self.library.api
         self._requests = Roster(self.library)
         self._traffics: weakref.WeakSet[Traffic] = weakref.WeakSet()
-        self._default_allocator: ResponseAllocator | None = None
+        self._default_allocator: DefaultAllocator | None = None
         self._lock = threading.Lock()
         self._unheard: set[str] = set()  # models that were loaded and have not answered
         self._heard_from: dict[str, set[int]] = {}  # model -> kernel's ids of threads that it answered on
@@ -225,15 +225,13 @@ class Server(Handle):
     # Inference
 
     @property
-    def default_allocator(self) -> ResponseAllocator:
+    def default_allocator(self) -> DefaultAllocator:
         """The allocator of requests that name none: everything on the CPU, nothing on record."""
         if self._default_allocator is not None:  # asked for each request
             return self._default_allocator
         with self._lock:
             if self._default_allocator is None:
-                made = ResponseAllocator(CPU, keep_records=False, library=self.library)
-                made._before_look = self._requests.clear_aside
-                self._default_allocator = made
+                self._default_allocator = DefaultAllocator(self.library, self._requests.clear_aside)
             return self._default_allocator
 
     def request(

@@ -16,7 +16,7 @@ from ._library import Library
 from ._native import Sample as NativeSample
 from ._native import TargetOptions, TrafficOptions
 from ._types import ModelTxnPropertyFlag, StartFn
-from .allocator import Allocator, _AllocatorHandle
+from .allocator_base import Allocator, AllocatorHandle
 from .dlpack import TensorView
 from .errors import ClosedError, Error
 from .request_content import InputData, view_of
@@ -190,7 +190,7 @@ class Traffic:
     def _add_target(self, index: int, target: Target) -> None:
         allocator = target.allocator if target.allocator is not None else plain_allocator(self._library)
         self._allocators.append(allocator)
-        if isinstance(allocator, _AllocatorHandle):
+        if isinstance(allocator, AllocatorHandle):
             allocator._used_by(self)
         decoupled = self._server.transaction_properties(target.model, target.version) & ModelTxnPropertyFlag.DECOUPLED
         options = TargetOptions(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import sys
 import threading
@@ -16,7 +15,6 @@ import numpy as np
 import pytest
 
 import tritoncapi as tc
-from tritoncapi._native import Counts
 from tritoncapi.errors import InFlightError, InternalError
 
 ONE = {"INPUT0": np.array([1], np.int32)}
@@ -148,9 +146,7 @@ def test_error_responses_made_after_their_allocator_closed(
 
 def out(allocator: Any) -> int:
     """Buffers that are out, without the look of ``counts``, which makes them come back."""
-    counts = Counts()
-    allocator._native.allocator_counts(allocator._state, ctypes.byref(counts))
-    return int(counts.live)
+    return int(allocator._count().live)
 
 
 def send(server: tc.Server, requests: list[tc.InferenceRequest]) -> None:

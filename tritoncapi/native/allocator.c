@@ -39,20 +39,9 @@ struct record {
   unsigned char ipc[]; /* IPC bytes, where they are wanted */
 };
 
-enum { IPC = 64, ALIGNMENT = 64 };
+enum { IPC = 64 };
 
-struct tc_counts {
-  uint64_t starts, queries, attributes;
-  uint64_t allocations, failures, zero_sized;
-  uint64_t releases, double_releases, mismatched, free_failures;
-  uint64_t live, live_bytes, peak_bytes;
-  uint64_t reused; /* allocations that took a buffer which was kept */
-};
-
-/* Threads that allocate at the same time do so in shards of their own: a model's instances would meet at a single lock.
- * A buffer that is kept goes back to the shard it came from, so mostly to the thread that gets the next one. */
-enum { SHARDS = 8 };
-
+/* A buffer that is kept goes back to the shard it came from, so mostly to the thread that gets the next one. */
 struct shard {
   _Alignas(64) pthread_mutex_t lock; /* of what follows */
   struct tc_counts counts;           /* without the bytes */
@@ -62,6 +51,7 @@ struct shard {
 };
 
 struct tc_allocator {
+  struct tc_lender lender;
   /* Set before the first request. */
   struct tc_rule *rules;
   bool keep;  /* keep records of released buffers until they are cleared */
@@ -72,7 +62,7 @@ struct tc_allocator {
   struct tc_names names;
   _Atomic uint64_t starts, queries, attributes, failures, free_failures;
   _Alignas(64) _Atomic uint64_t sequence, live_bytes, peak_bytes;
-  struct shard shards[SHARDS];
+  struct shard shards[TC_SHARDS];
   struct tc_allocator *next; /* of those that are retired */
 };
 
@@ -83,19 +73,26 @@ static struct {
   struct tc_allocator *first;
 } retired = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
+uint32_t tc_own_shard(void) {
+  static _Atomic uint32_t threads;
+  static _Thread_local uint32_t number; /* from 1 on */
+  if (!number) number = atomic_fetch_add_explicit(&threads, 1, memory_order_relaxed) + 1;
+  return number % TC_SHARDS;
+}
+
+static uint64_t live_bytes(const struct tc_lender *lender) {
+  return atomic_load_explicit(&((const struct tc_allocator *)lender)->live_bytes, memory_order_relaxed);
+}
+
 static struct tc_allocator *take_one(void) {
   pthread_mutex_lock(&retired.lock);
   struct tc_allocator *allocator = retired.first;
   if (allocator) retired.first = allocator->next;
   pthread_mutex_unlock(&retired.lock);
-  return allocator ? allocator : aligned_alloc(ALIGNMENT, sizeof *allocator);
-}
-
-static struct shard *own_shard(struct tc_allocator *allocator) {
-  static _Atomic uint32_t threads;
-  static _Thread_local uint32_t number; /* from 1 on */
-  if (!number) number = atomic_fetch_add_explicit(&threads, 1, memory_order_relaxed) + 1;
-  return &allocator->shards[number % SHARDS];
+  if (allocator) return allocator;
+  allocator = aligned_alloc(TC_ALIGNMENT, sizeof *allocator);
+  if (allocator) allocator->lender.live_bytes = live_bytes; /* for good */
+  return allocator;
 }
 
 struct tc_allocator *tc_allocator_new(int keep, int ipc, int poison, int reuse) {
@@ -107,7 +104,7 @@ struct tc_allocator *tc_allocator_new(int keep, int ipc, int poison, int reuse) 
   allocator->starts = allocator->queries = allocator->attributes = allocator->failures = allocator->free_failures = 0;
   allocator->sequence = allocator->peak_bytes = 0;
   memset(allocator->shards, 0, sizeof allocator->shards);
-  for (size_t i = 0; i < SHARDS; i++) tc_lock_init(&allocator->shards[i].lock);
+  for (size_t i = 0; i < TC_SHARDS; i++) tc_lock_init(&allocator->shards[i].lock);
   allocator->keep = keep != 0;
   allocator->reuse = reuse != 0;
   allocator->ipc = ipc != 0;
@@ -122,7 +119,7 @@ const char *tc_allocator_reserve(
     void *buffer;
     const char *error = tc_memory_new(memory_type, memory_type_id, byte_size, &buffer);
     if (error) return error;
-    struct shard *shard = &allocator->shards[i % SHARDS];
+    struct shard *shard = &allocator->shards[i % TC_SHARDS];
     pthread_mutex_lock(&shard->lock);
     bool kept = tc_pool_keep(&shard->pool, memory_type, memory_type_id, byte_size, buffer);
     pthread_mutex_unlock(&shard->lock);
@@ -161,8 +158,8 @@ static TRITONSERVER_Error *refuse(struct tc_allocator *allocator, int code, cons
 /* A buffer that was kept, from the thread's own shard or else from another; NULL without one. */
 static void *take_kept(struct tc_allocator *allocator, struct shard *own, int type, int64_t id, size_t byte_size) {
   void *found = NULL;
-  for (size_t i = 0; i < SHARDS && !found; i++) {
-    struct shard *shard = &allocator->shards[((size_t)(own - allocator->shards) + i) % SHARDS];
+  for (size_t i = 0; i < TC_SHARDS && !found; i++) {
+    struct shard *shard = &allocator->shards[((size_t)(own - allocator->shards) + i) % TC_SHARDS];
     pthread_mutex_lock(&shard->lock);
     found = tc_pool_take(&shard->pool, type, id, byte_size);
     pthread_mutex_unlock(&shard->lock);
@@ -178,14 +175,14 @@ static const char *make(
   bool had = *buffer, in_one = !had && byte_size && type == TC_MEMORY_CPU && !allocator->keep && !allocator->reuse;
   if (!*record) {
     /* On the CPU both in one, while nothing asks for either alone. */
-    size_t extra = in_one ? byte_size + ALIGNMENT : allocator->ipc ? IPC : 0;
+    size_t extra = in_one ? byte_size + TC_ALIGNMENT : allocator->ipc ? IPC : 0;
     struct record *fresh = extra > SIZE_MAX - sizeof *fresh || extra < (in_one ? byte_size : 0)
                                ? NULL
                                : malloc(sizeof *fresh + extra);
     if (!fresh) return "out of host memory";
     fresh->in_one = in_one;
     *record = fresh;
-    if (in_one) *buffer = (void *)(((uintptr_t)(fresh + 1) + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1));
+    if (in_one) *buffer = (void *)(((uintptr_t)(fresh + 1) + TC_ALIGNMENT - 1) & ~(uintptr_t)(TC_ALIGNMENT - 1));
   }
   const char *error = byte_size && !*buffer ? tc_memory_new(type, id, byte_size, buffer) : NULL;
   if (error) *buffer = NULL;
@@ -220,7 +217,7 @@ TRITONSERVER_Error *tc_allocator_alloc(
   const char *name = tc_names_keep(&allocator->names, tensor ? tensor : "");
   if (!name) return refuse(allocator, TC_ERROR_UNAVAILABLE, tensor, "out of host memory");
 
-  struct shard *shard = own_shard(allocator);
+  struct shard *shard = &allocator->shards[tc_own_shard()];
   struct record *record = NULL;
   void *mine = NULL;
   int64_t now = tc_now();
@@ -363,10 +360,6 @@ TRITONSERVER_Error *tc_allocator_attributes(
   return tc_triton.BufferAttributesSetCudaIpcHandle(attributes, record->ipc);
 }
 
-uint64_t tc_allocator_live_bytes(struct tc_allocator *allocator) {
-  return atomic_load_explicit(&allocator->live_bytes, memory_order_relaxed);
-}
-
 void tc_allocator_counts(struct tc_allocator *allocator, struct tc_counts *counts) {
   *counts = (struct tc_counts){
       .starts = atomic_load(&allocator->starts),
@@ -375,7 +368,7 @@ void tc_allocator_counts(struct tc_allocator *allocator, struct tc_counts *count
       .failures = atomic_load(&allocator->failures),
       .free_failures = atomic_load(&allocator->free_failures),
   };
-  for (struct shard *shard = allocator->shards; shard < allocator->shards + SHARDS; shard++) {
+  for (struct shard *shard = allocator->shards; shard < allocator->shards + TC_SHARDS; shard++) {
     pthread_mutex_lock(&shard->lock);
     const struct tc_counts *some = &shard->counts;
     counts->allocations += some->allocations;
@@ -394,7 +387,7 @@ void tc_allocator_counts(struct tc_allocator *allocator, struct tc_counts *count
 /* Copies up to `limit` records, from the one numbered `from` on; in no order. Returns how many. */
 size_t tc_allocator_records(struct tc_allocator *allocator, uint64_t from, struct tc_record *records, size_t limit) {
   size_t count = 0;
-  for (struct shard *shard = allocator->shards; shard < allocator->shards + SHARDS; shard++) {
+  for (struct shard *shard = allocator->shards; shard < allocator->shards + TC_SHARDS; shard++) {
     pthread_mutex_lock(&shard->lock);
     for (struct record *record = shard->first; record && count < limit; record = record->next)
       if (record->public.sequence >= from) records[count++] = record->public;
@@ -405,7 +398,7 @@ size_t tc_allocator_records(struct tc_allocator *allocator, uint64_t from, struc
 
 /* Forgets the records of buffers that came back. */
 void tc_allocator_clear(struct tc_allocator *allocator) {
-  for (struct shard *shard = allocator->shards; shard < allocator->shards + SHARDS; shard++) {
+  for (struct shard *shard = allocator->shards; shard < allocator->shards + TC_SHARDS; shard++) {
     pthread_mutex_lock(&shard->lock);
     for (struct record *record = shard->first, *next; record; record = next) {
       next = record->next;
@@ -425,7 +418,7 @@ uint64_t tc_allocator_delete(struct tc_allocator *allocator) {
   tc_allocator_clear(allocator);
   tc_rules_free(allocator->rules);
   tc_names_free(&allocator->names);
-  for (struct shard *shard = allocator->shards; shard < allocator->shards + SHARDS; shard++) {
+  for (struct shard *shard = allocator->shards; shard < allocator->shards + TC_SHARDS; shard++) {
     for (struct record *record = shard->spare, *next; record; record = next) {
       next = record->next;
       free(record);

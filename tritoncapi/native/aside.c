@@ -29,7 +29,7 @@ TRITONSERVER_Error *tc_answers_delete(struct tc_answer *answers, size_t count) {
 }
 
 /* Whether there is little out of what this allocator gave, so that some of it may stay so. */
-bool tc_has_room_aside(struct tc_allocator *allocator) { return tc_allocator_live_bytes(allocator) <= PLENTY; }
+bool tc_has_room_aside(struct tc_lender *lender) { return lender->live_bytes(lender) <= PLENTY; }
 
 static bool put_aside(struct tc_run *run, TRITONSERVER_InferenceResponse *response) {
   TRITONSERVER_InferenceResponse *none = NULL;
@@ -42,15 +42,15 @@ static bool put_aside(struct tc_run *run, TRITONSERVER_InferenceResponse *respon
  * model meanwhile. Not where there is much to hold; nor without a run, for a request that has gone. The error is the
  * caller's. */
 TRITONSERVER_Error *tc_run_put_aside(
-    struct tc_run *run, TRITONSERVER_InferenceResponse *response, struct tc_allocator *allocator) {
-  if (run && tc_has_room_aside(allocator) && put_aside(run, response)) return NULL;
+    struct tc_run *run, TRITONSERVER_InferenceResponse *response, struct tc_lender *lender) {
+  if (run && tc_has_room_aside(lender) && put_aside(run, response)) return NULL;
   return tc_triton.InferenceResponseDelete(response);
 }
 
 /* The same for many, but those that are not put aside are the caller's still. Says whether there are some. */
 int tc_many_put_aside(struct tc_many *many) {
   struct tc_answer *answers = many->answers;
-  if (!tc_has_room_aside(many->allocator)) return 1;
+  if (!tc_has_room_aside(many->lender)) return 1;
   int left = 0;
   for (size_t i = 0; i < many->count; i++) {
     if (!answers[i].response) continue;

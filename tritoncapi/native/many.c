@@ -132,7 +132,7 @@ TRITONSERVER_Error *tc_many_run(struct tc_many *many) {
   tc_group_close(&group);
   tc_calls_put_back(many->calls, done);
   if (error || many->unfinished) return error ? error : NOT_WHOLE;
-  return many->allocator && tc_has_room_aside(many->allocator) ? NULL : NOT_KEPT;
+  return many->lender && tc_has_room_aside(many->lender) ? NULL : NOT_KEPT;
 }
 
 /* Those of a call for which all were ready that go on are taken until Python has noted their keys. From now on they are

@@ -34,7 +34,7 @@ struct tc_many {
   struct tc_answer *answers; /* idle: responses that were closed, or none */
   struct tc_call **calls; /* room for as many */
   size_t count;
-  struct tc_allocator *allocator; /* of the answers, when those that are closed may be kept; else NULL */
+  struct tc_lender *lender; /* of the answers, when those that are closed may be kept; else NULL */
   TRITONSERVER_ResponseAllocator *chosen; /* with its userp: what those that are ready must have been sent with */
   void *chosen_userp;
   int64_t timeout_ns;
@@ -48,7 +48,7 @@ static inline void tc_run_set_key(struct tc_run *run, uint64_t key) {
   __atomic_store_n(&run->key, key, __ATOMIC_RELEASE); /* other threads may cancel it while it has one */
 }
 
-bool tc_has_room_aside(struct tc_allocator *allocator);
+bool tc_has_room_aside(struct tc_lender *lender);
 
 /* What was put aside, for the caller to delete; NULL for nothing. */
 TRITONSERVER_InferenceResponse *tc_run_take_aside(struct tc_run *run, TRITONSERVER_InferenceResponse *instead);
