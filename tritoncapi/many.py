@@ -111,17 +111,25 @@ class Responses(Sequence[InferenceResponse]):
         sending, self._sending = self._sending, None
         if sending is None:
             return
-        batch, made, self._made = self._batch, self._made, None
-        error = None
-        if made is not None:
-            try:
-                error = _close_some(batch, made, sending)
-            except BaseException:  # Ctrl-C: it goes on to whom it was meant for, but not before these are gone
-                with suppress(TritonError):
-                    _close_made(made, sending)
-                batch.delete(sending.at)
-                raise
-        # Where nobody looked, each goes when its successor comes: no native call, while no model works.
+        batch, made = self._batch, self._made
+        if made is None:
+            # Where nobody looked, each goes when its successor comes: no native call, while no model works.
+            sending.closed = True
+            if batch.idle:
+                batch.rest(sending)
+            else:
+                batch.idle.append(sending)
+                if batch.over:
+                    batch.clear()
+            return
+        self._made = None
+        try:
+            error = _close_some(batch, made, sending)
+        except BaseException:  # Ctrl-C: it goes on to whom it was meant for, but not before these are gone
+            with suppress(TritonError):
+                _close_made(made, sending)
+            batch.delete(sending.at)
+            raise
         sending.closed = True
         batch.rest(sending)
         if error is not None:
