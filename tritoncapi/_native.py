@@ -245,7 +245,7 @@ class Many(ctypes.Structure):
         ("chosen", T.ResponseAllocator_p),
         ("chosen_userp", c_void_p),
         *((name, c_int64) for name in ("timeout_ns", "ready")),
-        *((name, c_size_t) for name in ("submitted", "unfinished")),
+        *((name, c_size_t) for name in ("submitted", "settled", "unfinished")),
     ]
 
 

@@ -50,17 +50,18 @@ static void file_event(struct tc_call *call, struct tc_event event) {
   call->events[call->tail++] = event;
 }
 
-/* Takes the response of a call that is done, if one came and nobody took it: the answer is whole then. */
+/* Takes the response of a call that is done, if one came and nobody took it: the answer is whole then. Who waits for a
+ * group may look at it any time: the response comes last. */
 static bool take_whole(struct tc_call *call, struct tc_answer *answer) {
   if (call->state.responses != 1) return false;
   while (call->head < call->tail && !call->events[call->head].response) call->head++;
   if (call->head == call->tail) return false;
   const struct tc_event *event = &call->events[call->head++];
-  answer->response = event->response;
   answer->time_ns = event->time_ns;
   answer->thread = call->state.thread;
   answer->final = event->flags & TC_RESPONSE_FINAL;
   answer->failed = event->failed;
+  __atomic_store_n(&answer->response, event->response, __ATOMIC_RELEASE);
   return true;
 }
 
@@ -133,7 +134,9 @@ static void on_release(TRITONSERVER_InferenceRequest *request, const uint32_t fl
   }
   struct tc_state *state = &call->state;
   if (flags & TC_RELEASE_ALL) {
-    if (state->releases++ == 0) state->release_ns = tc_now();
+    /* In a group the last part goes unseen if the answer is whole: nobody asks when it came. */
+    bool unseen = call->group && state->finals && state->responses == 1;
+    if (state->releases++ == 0 && !unseen) state->release_ns = tc_now();
   } else {
     state->reschedules++; /* still Triton's: it will be executed again */
   }

@@ -29,25 +29,34 @@ struct tc_state {
 
 enum { TC_FEW = 2 }; /* events: more are the exception */
 
+/* In lines of the cache: those that callbacks have in turn with who sends many, on other cores, are as few as can be. */
 struct tc_call {
   _Alignas(64) pthread_mutex_t lock;
   uint64_t key;     /* 0: closed */
   atomic_bool over; /* a hint: it may be worth the lock to look */
   bool notify;
   uint32_t wait_any, wait_done; /* who waits for an event, and who for the end alone */
-  pthread_cond_t changed;
+  uint32_t head;                /* events[head, tail) wait to be taken */
   struct tc_state state;
-  struct tc_event few[TC_FEW], *events; /* events[head, tail) wait to be taken */
-  uint32_t head, tail, capacity;
+  struct tc_event few[TC_FEW];
   struct tc_group *group;
   struct tc_answer *answer; /* in a group: where a whole answer goes; the call is closed then */
-  struct tc_inbox *inbox; /* where the key goes when all has come */
+  struct tc_event *events;
+  uint32_t tail, capacity;
+  struct tc_inbox *inbox;              /* where the key goes when all has come */
   TRITONSERVER_InferenceResponse *old; /* to be deleted when a new one comes */
   TRITONSERVER_ResponseAllocator *allocator;
-  /* Not on the callbacks' lines: who reserves and puts back many has these in the cache. */
+  /* Who reserves and puts back many has these in its cache. */
   _Alignas(64) uint64_t next_key;
   struct tc_call *next; /* of those that are idle */
+  pthread_cond_t changed;
 };
+
+/* Brings what callbacks had last to this core, for who is about to prepare the call. */
+static inline void tc_call_fetch(const struct tc_call *call) {
+  for (size_t at = 0; at < offsetof(struct tc_call, next_key); at += 64)
+    __builtin_prefetch((const char *)call + at, 1);
+}
 
 /* What came of a call that was answered with one response. */
 struct tc_answer {

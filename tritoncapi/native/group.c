@@ -16,12 +16,13 @@ static const int64_t QUICK_NS = 1000000;
 
 static atomic_int lookers;
 
-void tc_group_open(struct tc_group *group, size_t count) {
+void tc_group_open(struct tc_group *group, size_t count, void (*meanwhile)(void *userp), void *userp) {
   uint32_t few = count / 2 < FEW ? (uint32_t)(count / 2) : FEW;
   /* A core that looks is one less for the models: they have more than one thread for so many requests. */
   bool spare = few && CORES_EACH * (atomic_fetch_add_explicit(&lookers, 1, memory_order_relaxed) + 1) <= tc_cores();
   if (few && !spare) atomic_fetch_sub_explicit(&lookers, 1, memory_order_relaxed);
-  *group = (struct tc_group){.left = 1, .state = UNTIL_FEW, .few = spare ? few : 0};
+  *group = (struct tc_group){
+      .left = 1, .state = UNTIL_FEW, .few = spare ? few : 0, .meanwhile = meanwhile, .userp = userp};
 }
 
 void tc_group_close(struct tc_group *group) {
@@ -52,7 +53,7 @@ static void go_over(struct tc_group *group, uint32_t from, uint32_t to) {
 
 /* Looks until all are done, or the time is over. */
 static void look(struct tc_group *group, int64_t end) {
-  while (tc_now() < end)
+  for (; tc_now() < end; group->meanwhile(group->userp))
     for (int i = 0; i < TC_LOOKS; i++) {
       if (atomic_load_explicit(&group->state, memory_order_acquire) != LOOKS) return;
       tc_pause();
@@ -82,6 +83,7 @@ static bool wait_for_last(struct tc_group *group, uint32_t left, bool quick, int
 /* Waits until all are done; false when the time is over. */
 bool tc_group_wait(struct tc_group *group, int64_t deadline) {
   static _Thread_local int64_t usual_ns;
+  group->meanwhile(group->userp);
   uint32_t left = atomic_fetch_sub(&group->left, 1) - 1;
   if (!left) return true;
   int64_t began = tc_now();

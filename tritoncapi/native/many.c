@@ -3,7 +3,7 @@
 #include "futex.h"
 #include "runs.h"
 
-enum { FIRST = 4, TOGETHER = 64 };
+enum { FIRST = 8, TOGETHER = 16, AHEAD = 4 };
 
 /* Instead of an error: the results say what is left; all came, but there is too much of it to be kept when it is closed. */
 #define NOT_WHOLE ((TRITONSERVER_Error *)1)
@@ -54,9 +54,9 @@ static void note_thread(struct tc_run *run, int64_t thread) {
   run->thread_count = known + 1;
 }
 
-/* Submits them one right after the other, so that Triton's threads find the next one and need not be woken for each; the
- * first few before the others are prepared, so that these threads wake up meanwhile. `*begun` are out; the calls of the
- * others are as they were. */
+/* Submits them one right after the other, so that Triton's threads find the next one and need not be woken for each. Only
+ * some are prepared at a time: these threads wake up and work meanwhile, and should not find that there are no more.
+ * `*begun` are out; the calls of the others are as they were. */
 static TRITONSERVER_Error *begin_all(const struct tc_many *many, struct tc_group *group, size_t *begun) {
   struct tc_run **runs = many->runs;
   struct tc_call **calls = many->calls;
@@ -70,6 +70,10 @@ static TRITONSERVER_Error *begin_all(const struct tc_many *many, struct tc_group
     for (prepared = *begun; prepared < end && !error;) {
       struct tc_run *run = runs[prepared];
       struct tc_answer *answer = &many->answers[prepared];
+      if (prepared + AHEAD < count) {
+        tc_call_fetch(calls[prepared + AHEAD]);
+        __builtin_prefetch(&answer[AHEAD], 1);
+      }
       TRITONSERVER_InferenceResponse *old = answer->response ? answer->response : tc_run_take_aside(run, NULL);
       run->answer.response = answer->response = NULL;
       calls[prepared]->answer = answer;
@@ -96,12 +100,30 @@ static TRITONSERVER_Error *begin_all(const struct tc_many *many, struct tc_group
   return error;
 }
 
+static bool is_answered(const struct tc_answer *answer) {
+  return __atomic_load_n(&answer->response, __ATOMIC_ACQUIRE) != NULL;
+}
+
+/* One that is answered, or was not submitted: it may be sent again. */
+static void settle(const struct tc_many *many, size_t number) {
+  struct tc_run *run = many->runs[number];
+  if (number < many->submitted) note_thread(run, many->answers[number].thread);
+  tc_run_set_key(run, 0);
+  let_go(run, many->ready ? TC_READY : TC_OWNED);
+}
+
+/* The first of them, as far as they are answered: while the others are worked on, that costs nothing. */
+static void settle_first(void *userp) {
+  struct tc_many *many = userp;
+  while (many->settled < many->submitted && is_answered(&many->answers[many->settled])) settle(many, many->settled++);
+}
+
 /* All are submitted before one is waited for. Responses that the answers have yet were closed: each goes when its
  * successor comes. Returns NULL when each is answered, and they may be left so; NOT_KEPT, NOT_WHOLE, or what Triton
  * refused one with; the later ones are then not submitted, those before it are answered as usual. */
 TRITONSERVER_Error *tc_many_run(struct tc_many *many) {
-  size_t count = many->count, begun = 0, done = 0;
-  many->submitted = many->unfinished = 0;
+  size_t count = many->count, begun = 0;
+  many->submitted = many->unfinished = many->settled = 0;
   if (!tc_calls_reserve(many->calls, count)) return tc_calls_exhausted();
   if (many->ready && !take_all(many)) {
     many->submitted = SIZE_MAX;
@@ -110,24 +132,23 @@ TRITONSERVER_Error *tc_many_run(struct tc_many *many) {
   }
   int64_t deadline = tc_deadline_after(many->timeout_ns);
   struct tc_group group;
-  tc_group_open(&group, count);
+  tc_group_open(&group, count, settle_first, many);
   TRITONSERVER_Error *error = begin_all(many, &group, &begun);
   many->submitted = begun;
   if (!tc_group_wait(&group, deadline)) tc_calls_ungroup(many->calls, begun);
-  for (size_t i = 0; i < count; i++) {
-    struct tc_run *run = many->runs[i];
-    bool sent = i < begun, whole = !sent || many->answers[i].response;
-    if (sent && whole) note_thread(run, many->answers[i].thread);
-    if (whole) {
-      tc_run_set_key(run, 0);
+  size_t done = many->settled;
+  for (size_t i = done; i < count; i++) {
+    if (i >= begun || is_answered(&many->answers[i])) {
+      settle(many, i);
       many->calls[done++] = many->calls[i];
-    } else {
-      many->unfinished++;
+      continue;
     }
-    if (whole || !many->ready)
-      let_go(run, many->ready ? TC_READY : TC_OWNED);
-    else
+    many->unfinished++;
+    struct tc_run *run = many->runs[i];
+    if (many->ready)
       atomic_store_explicit(&run->taker, tc_thread(), memory_order_relaxed);
+    else
+      let_go(run, TC_OWNED);
   }
   tc_group_close(&group);
   tc_calls_put_back(many->calls, done);

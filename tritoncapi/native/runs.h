@@ -41,6 +41,7 @@ struct tc_many {
   int64_t ready; /* only if all are TC_READY, as they are then again when they are answered */
   /* Results */
   size_t submitted;  /* SIZE_MAX: they are not all ready, and nothing was sent */
+  size_t settled;    /* the first ones: they may be sent again by now */
   size_t unfinished; /* those that go on, with their keys: Python's, or if all were ready its own from tc_many_let_go on */
 };
 
