@@ -21,8 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "tritoncapi" / "native"
 TESTS = (
-    *("allocator", "async", "awaiting", "builtins", "cores", "histogram", "infer_many", "put_aside", "once"),
-    *("raw_inference", "request", "request_content", "response", "traffic"),
+    *("allocator", "async", "awaiting", "builtins", "cores", "default_allocator", "histogram", "infer_many"),
+    *("once", "put_aside", "raw_inference", "request", "request_content", "response", "traffic"),
 )
 # A request that Triton never gives back is left to it, with all that its callbacks may touch: not freed is right there.
 LEFT_ALIVE = ("tests/tritoncapi/test_traffic.py::test_a_model_that_never_answers",)
