@@ -74,6 +74,15 @@ def _traffic(server: Server, inputs: Inputs, count: int) -> int:
         return resident() - before
 
 
+def _prepared(server: Server, inputs: Inputs, count: int) -> int:
+    before = resident()
+    requests = [server.request(MODEL, inputs) for _ in range(count)]
+    taken = resident() - before
+    for request in requests:
+        request.close()
+    return taken
+
+
 def _started(server: Server, inputs: Inputs, count: int) -> int:
     before = resident()
     requests = [server.request(MODEL, inputs) for _ in range(count)]
@@ -90,6 +99,7 @@ def _started(server: Server, inputs: Inputs, count: int) -> int:
 WAYS: dict[str, Callable[[Server, Inputs, int], int]] = {
     "Triton's own, not sent": _of_triton,
     "Traffic": _traffic,
+    "InferenceRequest, not sent": _prepared,
     "InferenceRequest.start()": _started,
 }
 

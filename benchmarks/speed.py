@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from tritoncapi import Server, Target, Traffic
+from tritoncapi import InferenceRequest, Server, Target, Traffic
 from tritoncapi.allocator_base import Allocator
 
 from .reference import CLoop, Run
 from .serving import running
 
-ROUNDS = 9
-SECONDS = 0.3
+ROUNDS = 21
+SECONDS = 0.15
 MANY = 64
 NATIVE, PYTHON = "add_sub_int32_native", "add_sub_int32_python"
 
@@ -140,20 +140,23 @@ def many(server: Server, subject: Subject, seconds: float) -> Run:
 def in_asyncio(server: Server, subject: Subject, seconds: float) -> Run:
     """Coroutines, each with a prepared request."""
 
-    async def client(end: float) -> int:
+    async def client(request: InferenceRequest, end: float) -> int:
         count = 0
-        with server.request(subject.model, subject.inputs) as request:
-            while time.perf_counter() < end:
-                (await request.infer_await(allocator=subject.allocator)).close()
-                count += 1
+        while time.perf_counter() < end:
+            (await request.infer_await(allocator=subject.allocator)).close()
+            count += 1
         return count
 
-    async def clients() -> int:
-        end = time.perf_counter() + seconds
-        return sum(await asyncio.gather(*(client(end) for _ in range(MANY))))
+    async def clients() -> Run:
+        requests = [server.request(subject.model, subject.inputs) for _ in range(MANY)]
+        began = time.perf_counter()
+        counts = await asyncio.gather(*(client(request, began + seconds) for request in requests))
+        found = _rate(sum(counts), began, MANY)
+        for request in requests:
+            request.close()
+        return found
 
-    began = time.perf_counter()
-    return _rate(asyncio.run(clients()), began, MANY)
+    return asyncio.run(clients())
 
 
 ROWS = (
@@ -186,19 +189,25 @@ def heading(what: str) -> None:
     print(f"{head} {'from':>6} {'to':>6} {'aim':>6}")
 
 
+def _ours(row: Row, reference: CLoop, server: Server, subject: Subject) -> Run:
+    if row.ours is None:
+        return reference.run(row.threads, row.concurrency, SECONDS, together=True)
+    return row.ours(server, subject, SECONDS)
+
+
 def table(reference: CLoop, server: Server, subject: Subject, rows: Sequence[Row]) -> None:
     """Prints a line for each row: medians of both, and the median, lowest and highest ratio of throughputs.
 
     Each round has a pair of each row: a bad time of the machine's is one pair's of all rows, and not all of one row's.
+    One begins with the reference, the next with ours: a machine that gets quicker favours neither.
     """
     found: list[list[tuple[Run, Run]]] = [[] for _ in rows]
     for number in range(ROUNDS + 1):
         for row, pairs in zip(rows, found, strict=True):
+            ours = None if number % 2 else _ours(row, reference, server, subject)
             theirs = reference.run(row.threads, row.concurrency, SECONDS)
-            if row.ours is None:
-                ours = reference.run(row.threads, row.concurrency, SECONDS, together=True)
-            else:
-                ours = row.ours(server, subject, SECONDS)
+            if ours is None:
+                ours = _ours(row, reference, server, subject)
             if number:  # the first warms up
                 pairs.append((theirs, ours))
     for row, pairs in zip(rows, found, strict=True):
