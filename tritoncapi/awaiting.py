@@ -66,16 +66,16 @@ class Inbox:
             request._make_ready(allocator)
             entry: _Entry = [request, future, request._keep, request._quick]
             if self._several:
-                # Without the queue's lock: who takes what is in it looks again whether more came. In this order:
-                # whoever sees that it is queued finds it there.
+                # Without the queue's lock: who takes what is in it looks again whether more came. In this order: an
+                # interrupt leaves none that nobody takes, and whoever sees that the request is queued finds it there.
                 queue = self._queue
-                queue.append(entry)
-                request._queued_in = self
-                if len(queue) == 1:
+                if not queue:
                     loop = self._loop()
                     assert loop is not None
                     loop.call_soon(self.flush)
-                elif len(queue) >= _TOGETHER:
+                queue.append(entry)
+                request._queued_in = self
+                if len(queue) >= _TOGETHER:
                     self.flush()
                 return entry
             with self._lock:
