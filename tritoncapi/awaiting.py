@@ -29,8 +29,8 @@ _SEVERAL = 4  # answers at once, from which on requests are submitted together
 _TOGETHER = 64
 
 _Entry = list[Any]
-"""One request on its way; its future, or None when nobody waits any more; and what its response is made of. The request
-may be on its way again before that is made, with another allocator."""
+"""One request on its way; its future, or None when nobody waits any more; what its response is made of, since by then
+the request may be on its way again with another allocator; and the response, once there is one."""
 
 
 class Inbox:
@@ -47,6 +47,8 @@ class Inbox:
         self._keys = (ctypes.c_uint64 * _BATCH)()
         self._answers = (Answer * _BATCH)()
         self._bytes = memoryview(self._answers).cast("B")
+        self._entries: list[_Entry | None] = []  # of the answers that are being delivered
+        self._collecting = False  # the keys are those of such
         self._waiting: dict[int, _Entry] = {}
         self._lock = threading.RLock()  # other threads may ask for a request that is in the queue
         self._queue: list[_Entry] = []
@@ -62,10 +64,17 @@ class Inbox:
         Where answers come by the dozen, requests are submitted so: with one at a time each wakes a thread of Triton's,
         which takes this one's core, and nothing goes on side by side.
         """
+        entry: _Entry = [request, future, None, None, None]
         with request._lock:
             request._make_ready(allocator)
-            entry: _Entry = [request, future, request._keep, request._quick]
-            if self._several:
+            try:
+                entry[2:4] = request._keep, request._quick
+                if not self._several:
+                    with self._lock:
+                        errors = self._submit([entry])
+                    for error in errors:
+                        raise self._refusal(error)
+                    return entry
                 # Without the queue's lock: who takes what is in it looks again whether more came. In this order: an
                 # interrupt leaves none that nobody takes, and whoever sees that the request is queued finds it there.
                 queue = self._queue
@@ -78,44 +87,68 @@ class Inbox:
                 if len(queue) >= _TOGETHER:
                     self.flush()
                 return entry
-            with self._lock:
-                errors = self._submit([entry])
-            for error in errors:
-                raise self._refusal(error)
-            return entry
+            except BaseException:
+                self._drop(entry)
+                raise
+
+    def _drop(self, entry: _Entry) -> None:
+        """It is not sent, if it was not yet; else nobody waits for it."""
+        entry[1] = None
+        request: InferenceRequest = entry[0]
+        with self._lock:
+            if entry in self._queue:
+                self._queue.remove(entry)
+            if request._running and not request._posted:
+                request._queued_in = None
+                request._running, request._idle = False, request._pointer is not None
 
     def flush(self) -> None:
         """Submits what is queued. On any thread."""
-        with self._lock:
-            while self._queue:
-                queue = self._queue[:_TOGETHER]
-                errors: list[int] = []
-                try:
-                    errors = self._submit(queue)
-                finally:
-                    del self._queue[: len(queue)]
-                if errors:
-                    self._tell(queue)
+        try:
+            with self._lock:
+                while self._queue:
+                    queue = self._queue[:_TOGETHER]
+                    if self._submit(queue):
+                        self._tell(queue)
+        except BaseException:  # a signal's handler's, and for others than those who wait for this
+            loop = self._loop()
+            if self._queue and loop is not None and not loop.is_closed():
+                loop.call_soon_threadsafe(self.flush)
+            raise
 
     def _submit(self, entries: list[_Entry]) -> list[int]:
         """The native call; the lock is held. Returns errors' addresses, if there are any."""
         count, refused = len(entries), 0
         keys = (ctypes.c_uint64 * count)()
         self._runs[:count] = [entry[0]._run_at for entry in entries]
+        ctypes.memset(self._errors, 0, ctypes.sizeof(self._errors))
         try:
             refused = self._native.calls_post(self._runs, keys, self._errors, count, self.pointer)
-        finally:
-            # In flight or refused; Ctrl-C in between finds it in flight.
-            waiting = self._waiting
-            for entry, key in zip(entries, keys[:], strict=True):
-                request = entry[0]
-                request._posted = key
-                request._running = False
-                request._queued_in = None
-                if key:
-                    waiting[key] = entry
-                    request._awaited_in = self
+            self._note(entries, keys)
+        except BaseException:
+            self._note(entries, keys)
+            raise
         return [error for error in self._errors[:count] if error] if refused else []
+
+    def _note(self, entries: list[_Entry], keys: Any) -> None:
+        """Each is in flight or refused now. Neither: an interrupt came before the call, and they are as they were.
+
+        Once more is no harm.
+        """
+        waiting, sent = self._waiting, False
+        for entry, key, error in zip(entries, keys[:], self._errors, strict=False):
+            if not key and not error:
+                continue
+            sent = True
+            request = entry[0]
+            if key:
+                waiting[key] = entry
+                request._awaited_in = self
+            request._posted = key
+            request._running = False
+            request._queued_in = None
+        if sent and self._queue and self._queue[0] is entries[0]:
+            del self._queue[: len(entries)]
 
     def _tell(self, entries: list[_Entry]) -> None:
         """Of what was refused."""
@@ -128,12 +161,12 @@ class Inbox:
 
     def fetch(self, execution: Execution) -> None:
         """The answer of a call that is done, before its turn: the request is used again. On any thread."""
+        loop = self._loop()
         with self._lock:
             entry = self._waiting.pop(execution.key, None)
-        loop = self._loop()
-        if entry is None or entry[1] is None or loop is None or loop.is_closed():
-            return
-        outcome = _outcome(execution)
+            if entry is None or entry[1] is None or loop is None or loop.is_closed():
+                return
+            outcome = _outcome(execution)  # before it is collected with others, for which there is no entry any more
         if asyncio._get_running_loop() is loop:  # at once: a loop that ends forgets what it was to call
             _settle(entry[1], *outcome)
         else:
@@ -149,39 +182,94 @@ class Inbox:
         return self._library.api.take_error(ctypes.cast(error, Error_p), "TRITONSERVER_ServerInferAsync")
 
     def _drain(self) -> None:
-        with self._lock:
-            count = self._native.inbox_collect(self.pointer, self._keys, self._answers, _BATCH)
-            keys = self._keys[:count]
-            entries = list(map(self._waiting.pop, keys, repeat(None)))
+        """Delivers what came, in the loop. What a signal's handler raises meanwhile keeps nobody's answer from him."""
+        again = self._collecting
+        try:
+            if again:
+                self._collect_again()
+            else:
+                self._collect()
+            self._deliver_all(again)
+        except BaseException:
+            loop = self._loop()
+            if self._collecting and loop is not None and not loop.is_closed():
+                loop.call_soon_threadsafe(self._drain)
+            raise
+
+    def _deliver_all(self, again: bool) -> None:
+        """``again``: an interrupt came in the midst of it."""
+        entries = self._entries
+        count = len(entries)
         self._several = count >= _SEVERAL
         library, came = self._library, InferenceResponse.came
-        answers = _ANSWER.iter_unpack(self._bytes[: count * _ANSWER.size])
-        for number, (address, time_ns, thread, final, failed) in enumerate(answers):
-            key, entry = keys[number], entries[number]
-            if entry is None:  # Ctrl-C came before it was written down
-                self._native.answers_delete(ctypes.byref(self._answers, number * _ANSWER.size), 1)
-            elif not address:
-                _settle(entry[1], *_outcome(Execution(library, key, entry[2])))
-            else:
-                request, future, keep, quick = entry
-                with request._lock:
-                    if request._posted == key:
-                        request._posted = 0
-                        request._awaited_in = None
-                        request._idle = request._pointer is not None
-                    else:
-                        request._arrived(key)
-                if thread not in request._threads:
-                    request._answered_on(thread)
-                response = came(address, library, keep, quick, final, time_ns)
-                if failed:
-                    error = response.error
-                    response.close()
-                    _settle(future, None, error)
-                elif future is None or future.done():  # cancelled
-                    response.close()
+        # A list: an iterator that an interrupt leaves behind has a hold on the array.
+        answers = list(_ANSWER.iter_unpack(self._bytes[: count * _ANSWER.size]))
+        for number, (key, entry, answer) in enumerate(zip(self._keys[:count], entries, answers, strict=True)):
+            address, time_ns, thread, final, failed = answer
+            if again or entry is None or failed or not address:
+                self._deliver(number, key, entry, answer)
+                continue
+            request, future, keep, quick, _ = entry
+            with request._lock:
+                if request._posted == key:
+                    request._posted = 0
+                    request._awaited_in = None
+                    request._idle = request._pointer is not None
                 else:
-                    future.set_result(response)
+                    request._arrived(key)
+            if thread not in request._threads:
+                request._answered_on(thread)
+            entry[4] = response = came(address, library, keep, quick, final, time_ns)
+            if future is None or future.done():  # cancelled
+                response.close()
+            else:
+                future.set_result(response)
+        self._collecting = False  # first: without entries these would be collected again
+        entries.clear()
+
+    def _collect(self) -> None:
+        with self._lock:
+            self._entries.clear()
+            ctypes.memset(self._keys, 0, ctypes.sizeof(self._keys))
+            self._collecting = True
+            count = self._native.inbox_collect(self.pointer, self._keys, self._answers, _BATCH)
+            self._entries[:] = map(self._waiting.pop, self._keys[:count], repeat(None))
+
+    def _collect_again(self) -> None:
+        """What is left of that after an interrupt."""
+        with self._lock:
+            if not self._entries:
+                self._entries[:] = map(self._waiting.pop, filter(None, self._keys), repeat(None))
+
+    def _deliver(self, number: int, key: int, entry: _Entry | None, answer: Any) -> None:
+        """One of them; of what was done already, nothing is done again."""
+        address, time_ns, thread, final, failed = answer
+        if entry is None:  # nobody's: an interrupt came before it was written down
+            self._native.answers_delete(ctypes.byref(self._answers, number * _ANSWER.size), 1)
+            return
+        request, future, keep, quick, response = entry
+        if not address:
+            if future is not None and not future.done():
+                _settle(future, *_outcome(Execution(self._library, key, keep)))
+            return
+        with request._lock:
+            if request._posted == key:
+                request._posted = 0
+                request._awaited_in = None
+                request._idle = request._pointer is not None
+            else:
+                request._arrived(key)
+        if thread not in request._threads:
+            request._answered_on(thread)
+        if response is None:
+            entry[4] = response = InferenceResponse.came(address, self._library, keep, quick, final, time_ns)
+        if failed:
+            error = None if response.closed else response.error
+            response.close()
+            _settle(future, None, error or Error("the answer was lost in an interrupt"))
+        elif future is None or not future.done() or future.cancelled() or future.exception() is not None:
+            _settle(future, response, None)
+        # Else it has the response already: nobody else settles it.
 
 
 def _outcome(execution: Execution) -> tuple[InferenceResponse | None, Error | None]:

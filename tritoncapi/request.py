@@ -162,10 +162,10 @@ class InferenceRequest(RequestContent):
         seconds; Error when a decoupled model sends none or several (use ``stream``).
         """
         if trace is not None or (timeout is not None and timeout < _FIRST_WAIT):
-            execution = self.start(allocator, trace)
-            if not execution.wait(timeout):
-                raise InferTimeout(execution.explain(timeout))
-            return only_response(execution)
+            with self._lock:
+                execution = self.start(allocator, trace)
+                execution.watch(True)  # another thread may use the request before this one has the answer
+            return _answer_of(execution, timeout, timeout)
         run = self._run
         response: InferenceResponse | None = None
         with self._lock:
@@ -199,12 +199,7 @@ class InferenceRequest(RequestContent):
                     self._interrupted(response)
                 raise
         assert unfinished is not None
-        try:
-            if not unfinished.wait(None if timeout is None else timeout - _FIRST_WAIT):
-                raise InferTimeout(unfinished.explain(timeout))
-            return only_response(unfinished)
-        finally:
-            unfinished.watch(False)
+        return _answer_of(unfinished, timeout, None if timeout is None else timeout - _FIRST_WAIT)
 
     # One native call for a whole request: what comes before it and after it
 
@@ -434,6 +429,16 @@ class InferenceRequest(RequestContent):
         if not getattr(self, "closed", True) and self.in_flight:
             _forgotten.append((self._held, self._execution))
         super().__del__()
+
+
+def _answer_of(execution: Execution, timeout: float | None, left: float | None) -> InferenceResponse:
+    """The one response of an execution that is watched; ``left`` seconds of ``timeout`` are left."""
+    try:
+        if not execution.wait(left):
+            raise InferTimeout(execution.explain(timeout))
+        return only_response(execution)
+    finally:
+        execution.watch(False)
 
 
 _forgotten: list[object] = []

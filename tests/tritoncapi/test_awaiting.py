@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import inspect
 import os
+import sys
 import threading
 from collections.abc import Callable
+from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
@@ -344,3 +347,81 @@ def test_a_call_that_is_used_again_before_its_key_is_collected(server: tc.Server
             waiting.close()
 
     asyncio.run(main())
+
+
+# A signal's handler that raises
+
+
+def lines_of(function: Callable[..., Any]) -> list[tuple[CodeType, int]]:
+    """A function's lines, but for its first and those that only open a block: there only a trace can raise."""
+    source, first = inspect.getsourcelines(function)
+    code = function.__code__
+    lines = sorted({line for _, _, line in code.co_lines() if line is not None and line > first})
+    return [(code, line) for line in lines if source[line - first].strip() != "try:"]
+
+
+PLACES = [
+    place
+    for name in ("post", "flush", "_submit", "_note", "_drain", "_collect", "_deliver_all")
+    for place in lines_of(getattr(awaiting.Inbox, name))
+]
+
+
+@pytest.mark.parametrize("base", [Exception, KeyboardInterrupt])
+@pytest.mark.filterwarnings("ignore:unclosed inference response:ResourceWarning")  # of who was interrupted
+def test_an_interrupt_at_any_line_costs_nobody_else_his_answer(server: tc.Server, base: type[BaseException]) -> None:
+    interrupted = type("Interrupted", (base,), {})
+    requests = [server.request("add_sub", pair(value, 100)) for value in range(12)]
+    loop = asyncio.new_event_loop()
+    unexpected: list[dict[str, Any]] = []
+
+    def handle(_: object, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), interrupted):
+            unexpected.append(context)
+
+    async def one(request: tc.InferenceRequest) -> int:
+        return sum_of(await request.infer_await())
+
+    def run(place: tuple[CodeType, int] | None) -> tuple[bool, list[Any]]:
+        """All at once, and an interrupt at the place: whether it came, and values or errors."""
+        came = False
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal came
+            if place is None or came or frame.f_code is not place[0]:
+                return None
+            if event == "line" and frame.f_lineno == place[1]:
+                came = True
+                raise interrupted
+            return trace
+
+        tasks = [loop.create_task(one(request)) for request in requests]
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            with contextlib.suppress(interrupted):
+                loop.run_until_complete(asyncio.wait(tasks, timeout=20))
+        finally:
+            sys.settrace(before)
+        loop.run_until_complete(asyncio.wait(tasks, timeout=20))  # a KeyboardInterrupt ends the loop
+        assert all(task.done() for task in tasks), f"somebody waits for ever: {place}"
+        return came, [task.exception() or task.result() for task in tasks]
+
+    loop.set_exception_handler(handle)
+    expected = [value + 100 for value in range(12)]
+    for _ in range(3):  # from now on they are queued
+        assert run(None) == (False, expected)
+    hits = 0
+    for place in PLACES:
+        came, found = run(place)
+        hits += came
+        wrong = [value for value, right in zip(found, expected, strict=True) if value != right]
+        assert len(wrong) <= 1, place
+        assert all(isinstance(value, interrupted) for value in wrong), (place, wrong)
+        assert run(None) == (False, expected), f"all can be sent again: {place}"
+    assert not unexpected
+    assert hits > len(PLACES) / 2
+    for request in requests:
+        request.close()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
