@@ -231,6 +231,7 @@ class Server(Handle):
             return self._default_allocator
         with self._lock:
             if self._default_allocator is None:
+                self.pointer  # noqa: B018 - raises when it is closed, since nobody would close the allocator
                 self._default_allocator = DefaultAllocator(self.library, self._requests.clear_aside)
             return self._default_allocator
 

@@ -349,6 +349,31 @@ def test_a_call_that_is_used_again_before_its_key_is_collected(server: tc.Server
     asyncio.run(main())
 
 
+def test_what_is_fetched_is_not_collected_meanwhile(
+    server: tc.Server, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request is used again while its answer waits for the loop; the loop must not take that at the same time."""
+    outcome, held = awaiting._outcome, []
+
+    def seen(execution: tc.Execution) -> Any:
+        inbox = awaiting._latest.inbox()
+        assert inbox is not None
+        held.append(inbox._lock._is_owned())  # type: ignore[attr-defined]
+        return outcome(execution)
+
+    async def main() -> None:
+        with server.request("add_sub", pair(3, 4)) as request:
+            task = asyncio.ensure_future(request.infer_await())
+            await asyncio.sleep(0)
+            assert tools.wait_for(lambda: not request.in_flight), "the loop stands still meanwhile"
+            monkeypatch.setattr(awaiting, "_outcome", seen)
+            assert sum_of(request.infer()) == 7
+            assert sum_of(await task) == 7
+
+    asyncio.run(main())
+    assert held == [True]
+
+
 # A signal's handler that raises
 
 

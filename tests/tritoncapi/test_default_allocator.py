@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,13 @@ def test_closing_it(server: tc.Server, library: tc.Library) -> None:
         server.infer("add_sub", pair(), allocator=allocator)
     with DefaultAllocator(library, lambda: None) as another:  # in the same memory
         assert another.counts == tc.AllocatorCounts()
+
+
+def test_none_is_made_for_a_closed_server(make_server: Callable[..., tc.Server], models: Path) -> None:
+    server = make_server(models)
+    server.close()
+    with pytest.raises(ClosedError, match="this server is closed"):
+        server.default_allocator  # noqa: B018
 
 
 def test_counts_while_threads_use_it(server: tc.Server, allocator: DefaultAllocator) -> None:

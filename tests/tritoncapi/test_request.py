@@ -356,3 +356,23 @@ def test_errors_name_the_call(server: tc.Server) -> None:
     with pytest.raises(TritonError) as caught:
         server.request("nonsense")
     assert str(caught.value) == ("InferenceRequestNew: [NOT_FOUND] Request for unknown model: 'nonsense' is not found")
+
+
+def test_an_answer_with_a_short_timeout_outlives_the_next_use(
+    server: tc.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread uses the request again as soon as it is answered, before this one took its answer."""
+    wait = tc.Execution.wait
+
+    def waited(self: tc.Execution, timeout: float | None = None) -> bool:
+        monkeypatch.undo()
+        met = wait(self, timeout)
+        request.infer().close()
+        return met
+
+    inputs = {"INPUT0": np.array([3], np.int32), "INPUT1": np.array([4], np.int32)}
+    with server.request("add_sub", inputs) as request:
+        monkeypatch.setattr("tritoncapi.request._FIRST_WAIT", 1000.0)  # all time-outs are short
+        monkeypatch.setattr(tc.Execution, "wait", waited)
+        with request.infer(timeout=20) as response:
+            assert response["OUTPUT0"].numpy().tolist() == [7]
