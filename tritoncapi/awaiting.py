@@ -64,11 +64,11 @@ class Inbox:
         Where answers come by the dozen, requests are submitted so: with one at a time each wakes a thread of Triton's,
         which takes this one's core, and nothing goes on side by side.
         """
-        entry: _Entry = [request, future, None, None, None]
+        entry: _Entry = []
         with request._lock:
             request._make_ready(allocator)
             try:
-                entry[2:4] = request._keep, request._quick
+                entry = [request, future, request._keep, request._quick, None]
                 if not self._several:
                     with self._lock:
                         errors = self._submit([entry])
@@ -88,13 +88,12 @@ class Inbox:
                     self.flush()
                 return entry
             except BaseException:
-                self._drop(entry)
+                self._drop(request, entry)
                 raise
 
-    def _drop(self, entry: _Entry) -> None:
+    def _drop(self, request: InferenceRequest, entry: _Entry) -> None:
         """It is not sent, if it was not yet; else nobody waits for it."""
-        entry[1] = None
-        request: InferenceRequest = entry[0]
+        entry[1:2] = [None]
         with self._lock:
             if entry in self._queue:
                 self._queue.remove(entry)
@@ -136,7 +135,7 @@ class Inbox:
         Once more is no harm.
         """
         waiting, sent = self._waiting, False
-        for entry, key, error in zip(entries, keys[:], self._errors, strict=False):
+        for entry, key, error in zip(entries, keys[:], self._errors[: len(entries)], strict=True):
             if not key and not error:
                 continue
             sent = True
@@ -204,10 +203,16 @@ class Inbox:
         library, came = self._library, InferenceResponse.came
         # A list: an iterator that an interrupt leaves behind has a hold on the array.
         answers = list(_ANSWER.iter_unpack(self._bytes[: count * _ANSWER.size]))
-        for number, (key, entry, answer) in enumerate(zip(self._keys[:count], entries, answers, strict=True)):
-            address, time_ns, thread, final, failed = answer
-            if again or entry is None or failed or not address:
-                self._deliver(number, key, entry, answer)
+        keys = self._keys[:count]
+        rows = zip(keys, entries, answers, strict=True)
+        if again:
+            for number, row in enumerate(rows):
+                self._deliver(number, *row)
+        # The rule, in few steps; if again, none is left.
+        for key, entry, (address, time_ns, thread, final, failed) in rows:
+            if entry is None or failed or not address:
+                number = keys.index(key)
+                self._deliver(number, key, entry, answers[number])
                 continue
             request, future, keep, quick, _ = entry
             with request._lock:
