@@ -215,15 +215,7 @@ class Inbox:
                 self._deliver(number, key, entry, answers[number])
                 continue
             request, future, keep, quick, _ = entry
-            with request._lock:
-                if request._posted == key:
-                    request._posted = 0
-                    request._awaited_in = None
-                    request._idle = request._pointer is not None
-                else:
-                    request._arrived(key)
-            if thread not in request._threads:
-                request._answered_on(thread)
+            request._arrived(key, thread)
             entry[4] = response = came(address, library, keep, quick, final, time_ns)
             if future is None or future.done():  # cancelled
                 response.close()
@@ -257,15 +249,7 @@ class Inbox:
             if future is not None and not future.done():
                 _settle(future, *_outcome(Execution(self._library, key, keep)))
             return
-        with request._lock:
-            if request._posted == key:
-                request._posted = 0
-                request._awaited_in = None
-                request._idle = request._pointer is not None
-            else:
-                request._arrived(key)
-        if thread not in request._threads:
-            request._answered_on(thread)
+        request._arrived(key, thread)
         if response is None:
             entry[4] = response = InferenceResponse.came(address, self._library, keep, quick, final, time_ns)
         if failed:

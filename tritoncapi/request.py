@@ -312,13 +312,19 @@ class InferenceRequest(RequestContent):
         self._run.key = 0
         return execution
 
-    def _arrived(self, key: int) -> None:
-        """The whole answer to the call ``key``, of which somebody needed an Execution, came; the call is closed by now,
-        and the lock held.
-        """
-        execution = self._execution
-        if execution is not None and execution.key == key:
-            self._execution = self._awaited_in = None
+    def _arrived(self, key: int, thread: int) -> None:
+        """The whole answer to the call ``key``, which was posted, came; the call is closed by now."""
+        with self._lock:
+            if self._posted == key:
+                self._posted = 0
+                self._awaited_in = None
+                self._idle = self._pointer is not None
+            else:
+                execution = self._execution
+                if execution is not None and execution.key == key:
+                    self._execution = self._awaited_in = None
+        if thread not in self._threads:
+            self._answered_on(thread)
 
     infer_await = infer_await
 
