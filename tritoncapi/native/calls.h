@@ -29,7 +29,7 @@ struct tc_state {
 
 enum { TC_FEW = 2 }; /* events: more are the exception */
 
-/* In lines of the cache: those that callbacks have in turn with who sends many, on other cores, are as few as can be. */
+/* In lines of the cache: callbacks have the first four in turn with who sends many, on another core. */
 struct tc_call {
   _Alignas(64) pthread_mutex_t lock;
   uint64_t key;     /* 0: closed */
